@@ -1,0 +1,1 @@
+//! Packages: manifest, weight sources, blob store, version identity, guest builds, checks.

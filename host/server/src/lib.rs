@@ -1,0 +1,1 @@
+//! The REST service: APIs, scheduler, catalog and ledger, auth, metrics.

@@ -1,0 +1,1 @@
+//! The op table's pure half: names, documentation, attributes, shape and dtype rules, costs, program descriptions.

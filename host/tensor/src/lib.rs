@@ -1,0 +1,1 @@
+//! Tensors, budgets, weights and programs on candle. Knows nothing of wasm.

@@ -1,0 +1,1 @@
+//! `derive(Input)` and `derive(Output)`.
