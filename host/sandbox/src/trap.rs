@@ -1,0 +1,78 @@
+//! What the end of a guest means, for the caller in a sentence and for the contributor in full.
+
+use std::fmt::Write as _;
+
+use maquette_tensor::ops::Code;
+use wasmtime::{Trap, WasmBacktrace};
+
+use crate::call::{Failure, LogLevel, LogLine};
+use crate::limits::{Limiter, Limits};
+use crate::state::Stop;
+
+/// How many of the guest's last words on standard error go into the detail.
+const LAST_LINES: usize = 20;
+
+/// Explains a trap. `export` is what the guest ran (`predict`, `load`), `logs` what it said.
+pub(crate) fn explain(
+    error: &wasmtime::Error,
+    export: &str,
+    limits: &Limits,
+    limiter: &Limiter,
+    logs: &[LogLine],
+) -> Failure {
+    let (code, message) = if let Some(stop) = error.downcast_ref::<Stop>() {
+        match stop {
+            Stop::Timeout => (Code::Timeout, format!("`{export}` did not end within {} ms", limits.timeout_ms)),
+            Stop::Cancelled => (Code::Cancelled, "the call was cancelled".to_owned()),
+            Stop::Impure(_) => (Code::Internal, stop.to_string()),
+        }
+    } else if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+        (Code::Internal, format!("the model called exit({}) instead of returning", exit.0))
+    } else if let Some(wanted) = limiter.refused {
+        let limit = limits.memory_bytes;
+        (Code::Quota, format!("the model ran out of memory: it wanted {wanted} bytes, its limit is {limit}"))
+    } else if let Some(trap) = error.downcast_ref::<Trap>() {
+        match trap {
+            Trap::StackOverflow => (Code::Quota, "the model recursed too deeply: its stack is 1 MiB".to_owned()),
+            Trap::UnreachableCodeReached => (Code::Internal, "the model panicked".to_owned()),
+            trap => (Code::Internal, format!("the model stopped: {trap}")),
+        }
+    } else {
+        (Code::Internal, "the model stopped: it broke a rule of the host".to_owned())
+    };
+    Failure { code, message, detail: Some(detail(error, logs)) }
+}
+
+/// The guest's last words and where it was.
+fn detail(error: &wasmtime::Error, logs: &[LogLine]) -> String {
+    let mut text = String::new();
+    let words: Vec<_> = logs.iter().filter(|line| line.level >= LogLevel::Warn).collect();
+    for line in &words[words.len().saturating_sub(LAST_LINES)..] {
+        let _ = writeln!(text, "{}", line.message);
+    }
+    let mut causes = error.chain().map(ToString::to_string).collect::<Vec<_>>();
+    // The backtrace is a context of the error's chain; it is printed below, once, in a shorter form.
+    causes.retain(|cause| !cause.starts_with("error while executing at wasm backtrace"));
+    let _ = writeln!(text, "cause: {}", causes.join(": "));
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        for (i, frame) in backtrace.frames().iter().enumerate() {
+            let name = frame.func_name().map_or_else(
+                || format!("function {}", frame.func_index()),
+                |name| wasmtime_environ_demangle(name),
+            );
+            let _ = write!(text, "  {i}: {name}");
+            for symbol in frame.symbols() {
+                if let (Some(file), Some(line)) = (symbol.file(), symbol.line()) {
+                    let _ = write!(text, " at {file}:{line}");
+                }
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Rust's mangled names as their authors wrote them.
+fn wasmtime_environ_demangle(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
+}

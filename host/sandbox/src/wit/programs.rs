@@ -1,0 +1,100 @@
+//! `programs`: recorded tensor graphs, compiled once and run with one crossing.
+
+use std::sync::Arc;
+
+use maquette_tensor::Program;
+use maquette_tensor::ops::Error;
+use maquette_tensor::ops::program::{Constant, Description, Input, Node, WeightRef};
+use wasmtime::component::Resource;
+
+use super::{attrs, dims, stale, too_many};
+use crate::bindings::maquette::model::programs;
+use crate::state::{HostError, ProgramHandle, State, TensorHandle};
+
+impl State {
+    fn program(&self, handle: &Resource<ProgramHandle>) -> wasmtime::Result<&Arc<Program>> {
+        self.programs.get(handle.rep()).ok_or_else(|| stale("program"))
+    }
+
+    fn hand_out_program(&mut self, program: Arc<Program>) -> Result<Resource<ProgramHandle>, Error> {
+        self.programs.insert(program).map(Resource::new_own).ok_or_else(|| too_many("programs"))
+    }
+}
+
+impl programs::Host for State {}
+
+impl programs::HostProgram for State {
+    fn find(&mut self, digest: String) -> wasmtime::Result<Option<Resource<ProgramHandle>>> {
+        self.enter("programs.program.find")?;
+        let Some(program) = self.runtime.programs().find(&digest, &self.package.weights) else { return Ok(None) };
+        Ok(self.hand_out_program(program).ok())
+    }
+
+    fn compile(&mut self, description: programs::Description) -> Result<Resource<ProgramHandle>, HostError> {
+        self.enter("programs.program.compile")?;
+        let description = convert(description)?;
+        let program = self.runtime.programs().compile(&description, &self.package.weights)?;
+        Ok(self.hand_out_program(program)?)
+    }
+
+    fn digest(&mut self, this: Resource<ProgramHandle>) -> wasmtime::Result<String> {
+        self.enter("programs.program.digest")?;
+        Ok(self.program(&this)?.digest().to_owned())
+    }
+
+    fn cost(&mut self, this: Resource<ProgramHandle>, shapes: Vec<Vec<u32>>) -> Result<programs::Cost, HostError> {
+        self.enter("programs.program.cost")?;
+        let shapes: Vec<&[u32]> = shapes.iter().map(Vec::as_slice).collect();
+        let cost = self.program(&this)?.cost(&shapes)?;
+        Ok(programs::Cost { flops: cost.flops, peak_bytes: cost.peak_bytes })
+    }
+
+    fn run(
+        &mut self,
+        this: Resource<ProgramHandle>,
+        inputs: Vec<Resource<TensorHandle>>,
+    ) -> Result<Vec<Resource<TensorHandle>>, HostError> {
+        self.enter("programs.program.run")?;
+        self.scope();
+        let program = Arc::clone(self.program(&this)?);
+        let mut list = Vec::with_capacity(inputs.len());
+        for handle in &inputs {
+            list.push(self.tensor(handle)?);
+        }
+        let scope = self.scope_if_any().ok_or_else(|| stale("scope"))?;
+        let outputs = program.run(scope, &list)?;
+        outputs.into_iter().map(|tensor| Ok(self.hand_out(tensor)?)).collect()
+    }
+
+    fn drop(&mut self, this: Resource<ProgramHandle>) -> wasmtime::Result<()> {
+        self.programs.remove(this.rep()).map(drop).ok_or_else(|| stale("program"))
+    }
+}
+
+fn convert(description: programs::Description) -> Result<Description, Error> {
+    let inputs = description.inputs.into_iter().map(|input| {
+        Ok(Input { name: input.name, dtype: input.dtype.into(), shape: dims(input.shape)? })
+    });
+    let weights = description.weights.into_iter().map(|weight| WeightRef {
+        file: weight.file,
+        name: weight.name,
+        dtype: weight.dtype.into(),
+        shape: weight.shape,
+    });
+    let constants = description.constants.into_iter().map(|constant| Constant {
+        dtype: constant.dtype.into(),
+        shape: constant.shape,
+        data: constant.data,
+    });
+    let nodes = description.nodes.into_iter().map(|node| {
+        Ok(Node { op: node.op, inputs: node.inputs, attrs: attrs(node.attrs)?, location: node.location })
+    });
+    Ok(Description {
+        symbols: description.symbols,
+        inputs: inputs.collect::<Result<_, Error>>()?,
+        weights: weights.collect(),
+        constants: constants.collect(),
+        nodes: nodes.collect::<Result<_, Error>>()?,
+        outputs: description.outputs,
+    })
+}
