@@ -1,0 +1,233 @@
+//! Everything that requests share, put together once at start.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use axum::http::HeaderMap;
+use maquette_package::blobs::BlobStore;
+use rustix::fs::{FlockOperation, flock};
+use tokio::sync::Semaphore;
+
+use crate::StartError;
+use crate::admission::Bounds;
+use crate::auth::{self, Principal, Scope, Scopes, Token};
+use crate::catalog::{Catalog, Snapshot};
+use crate::config::Config;
+use crate::engine::Sandboxes;
+use crate::http::body::Memory;
+use crate::lanes::Lanes;
+use crate::metrics::Metrics;
+use crate::prepare::Preparer;
+use crate::problem::Problem;
+use crate::shelf::Shelf;
+use crate::store::{Store, now_ms};
+
+/// The admin token's file name inside the data folder, and its id in the catalog.
+const TOKEN_FILE: &str = "admin.token";
+
+/// Uploads at once; each may hold a few pieces of a body in memory.
+const UPLOADS: usize = 32;
+
+/// What requests share.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) blobs: Arc<BlobStore>,
+    pub(crate) sandboxes: Sandboxes,
+    pub(crate) preparer: Arc<Preparer>,
+    pub(crate) shelf: Shelf,
+    pub(crate) lanes: Lanes,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Memory for bodies being read and parsed.
+    pub(crate) memory: Memory,
+    pub(crate) publishes: Semaphore,
+    pub(crate) uploads: Arc<Semaphore>,
+    /// One for each connection that may be open.
+    pub(crate) connections: Arc<Semaphore>,
+    /// Set once, when the server begins to stop.
+    pub(crate) stopping: AtomicBool,
+    /// The admin token's text.
+    pub(crate) admin_token: String,
+    /// Who calls when authentication is off.
+    anyone: Principal,
+    /// Held for as long as the server uses the data folder.
+    _lock: fs::File,
+}
+
+impl App {
+    /// Opens the data folder and starts everything but the network. Blocks.
+    pub(crate) fn open(config: Config) -> Result<(Self, Token), StartError> {
+        let data = config.data.clone();
+        let folder = |path: &Path| -> Result<PathBuf, StartError> {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(path)
+                .map_err(|e| StartError::file(path, e))?;
+            Ok(path.to_owned())
+        };
+        folder(&data)?;
+        let lock = lock(&data.join("lock"))?;
+        let admin_token = admin_token(&data.join(TOKEN_FILE))?;
+        let blobs = folder(&data.join("blobs"))?;
+        let blobs = BlobStore::open(&blobs).map_err(|e| StartError::Blobs(e.to_string()))?;
+        let cache = folder(&data.join("cache"))?;
+        let cache = fs::canonicalize(&cache).map_err(|e| StartError::file(&cache, e))?;
+        let catalog = Arc::new(Catalog::default());
+        let store = Arc::new(Store::open(&data, &catalog).map_err(|e| StartError::Store(e.to_string()))?);
+
+        let lanes = match config.lanes {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            lanes => lanes,
+        };
+        let sandboxes = Sandboxes::start(&config, &cache, lanes).map_err(StartError::Engine)?;
+        let bounds = Bounds {
+            lanes,
+            queue: config.queue_limit,
+            wait: config.queue_wait,
+            bytes: config.queue_bytes,
+        };
+        let lanes = Lanes::start(bounds).map_err(StartError::Threads)?;
+        let (blobs, metrics) = (Arc::new(blobs), Arc::new(Metrics::new()));
+        let preparer = Arc::new(Preparer::new(config.prepare.clone(), cache));
+        let shelf = Shelf::new(
+            Arc::clone(&store),
+            Arc::clone(&blobs),
+            sandboxes.clone(),
+            Arc::clone(&preparer),
+            Arc::clone(&metrics),
+            config.grant,
+            config.open_versions,
+            config.idle,
+        );
+        let admin = Token {
+            id: TOKEN_FILE.to_owned(),
+            hash: auth::hash(&admin_token),
+            owner: auth::ADMIN_OWNER.into(),
+            label: "made at the first start".to_owned(),
+            scopes: Scopes::of(&[Scope::Admin]),
+            created_at: now_ms(),
+        };
+        let app = Self {
+            memory: Memory::new(config.body_memory_bytes),
+            publishes: Semaphore::new(config.publishes.max(1)),
+            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            connections: Arc::new(Semaphore::new(config.connections.max(1))),
+            stopping: AtomicBool::new(false),
+            config,
+            catalog,
+            store,
+            blobs,
+            sandboxes,
+            preparer,
+            shelf,
+            lanes,
+            metrics,
+            admin_token,
+            anyone: Principal::anyone(),
+            _lock: lock,
+        };
+        Ok((app, admin))
+    }
+}
+
+impl App {
+    /// Who sent a request; anybody, if authentication is off.
+    pub(crate) fn authenticate(&self, snapshot: &Snapshot, headers: &HeaderMap) -> Result<Principal, Problem> {
+        if self.config.auth {
+            auth::authenticate(snapshot, headers)
+        } else {
+            Ok(self.anyone.clone())
+        }
+    }
+
+    /// Who sent a request, if they may do what needs this scope.
+    pub(crate) fn authorize(&self, headers: &HeaderMap, scope: Scope) -> Result<(Principal, Arc<Snapshot>), Problem> {
+        let snapshot = self.catalog.now();
+        let principal = self.authenticate(&snapshot, headers)?;
+        principal.require(scope)?;
+        Ok((principal, snapshot))
+    }
+}
+
+/// Takes the data folder for this process alone.
+fn lock(path: &Path) -> Result<fs::File, StartError> {
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| StartError::file(path, e))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(StartError::InUse(path.parent().unwrap_or(path).display().to_string()))
+        }
+        Err(e) => Err(StartError::file(path, e.into())),
+    }
+}
+
+/// Reads the admin token; the first start makes it. Whoever removes the file and restarts gets a new one.
+fn admin_token(path: &Path) -> Result<String, StartError> {
+    use std::io::Write as _;
+    let fail = |e| StartError::file(path, e);
+    match fs::read_to_string(path) {
+        Ok(text) if text.trim().starts_with(auth::PREFIX) && text.trim().len() >= 20 => {
+            return Ok(text.trim().to_owned());
+        }
+        Ok(_) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(fail(e)),
+    }
+    let secret = auth::new_secret().map_err(|e| fail(std::io::Error::other(e.to_string())))?;
+    let partial = path.with_extension("partial");
+    // What a crash has left would keep its permissions.
+    let _ = fs::remove_file(&partial);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&partial)
+        .map_err(fail)?;
+    writeln!(file, "{secret}")
+        .and_then(|()| file.sync_all())
+        .map_err(fail)?;
+    fs::rename(&partial, path).map_err(fail)?;
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn the_admin_token_is_made_once_and_for_the_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(TOKEN_FILE);
+        let first = admin_token(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(admin_token(&path).unwrap(), first);
+        fs::write(&path, "").unwrap();
+        let second = admin_token(&path).unwrap();
+        assert_ne!(second, first, "an empty file is no token");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_data_folder_is_locked_until_its_server_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = lock(&path).unwrap();
+        assert!(matches!(lock(&path), Err(StartError::InUse(_))));
+        drop(held);
+        lock(&path).unwrap();
+    }
+}

@@ -1,0 +1,144 @@
+//! What a server is started with. Everything has a default that suits one machine.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The settings of a server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The one folder in which everything is kept: catalog, blobs, compiled components, admin token.
+    pub data: PathBuf,
+    /// Where to listen. Loopback unless told otherwise; port 0 picks a free one.
+    pub bind: SocketAddr,
+    /// Whether requests need a token. Without, everybody who reaches the address is an admin.
+    pub auth: bool,
+    /// Whether `/metrics` answers without a token.
+    pub open_metrics: bool,
+    /// The largest JSON body, in bytes.
+    pub max_body_bytes: u64,
+    /// The largest blob, in bytes.
+    pub max_blob_bytes: u64,
+    /// Memory that request bodies being read and parsed may take together, in bytes; past it the server answers 503.
+    pub body_memory_bytes: u64,
+    /// How long a client may take to send a request's head, and to send a body (a blob: between two pieces of it).
+    pub read_timeout: Duration,
+    /// Connections at once; more wait to be accepted.
+    pub connections: usize,
+    /// Calls that run at once, each on a thread of its own; 0 stands for the number of processors.
+    pub lanes: usize,
+    /// Threads of the tensor runtime; 0 stands for its own choice.
+    pub tensor_threads: usize,
+    /// Calls that may wait.
+    pub queue_limit: usize,
+    /// The longest predicted wait of a call that is let in.
+    pub queue_wait: Duration,
+    /// Memory that waiting calls' inputs may take together, in bytes.
+    pub queue_bytes: u64,
+    /// Versions kept open at once; the least recently called are closed first.
+    pub open_versions: usize,
+    /// How long a version stays open that nobody calls.
+    pub idle: Duration,
+    /// Memory for weights, in bytes.
+    pub weight_budget: u64,
+    /// What one call may use at most, whatever its manifest asks for.
+    pub grant: Grant,
+    /// The program that compiles components, apart from this process.
+    pub prepare: PrepareCommand,
+    /// Publishes at once; more are refused with 503.
+    pub publishes: usize,
+    /// How long running calls may take to finish when the server stops.
+    pub drain: Duration,
+    /// Blobs that no version uses are removed at start when they are older than this; `None` keeps them.
+    pub orphan_age: Option<Duration>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("maquette-data"),
+            bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4747),
+            auth: true,
+            open_metrics: false,
+            max_body_bytes: 16 << 20,
+            max_blob_bytes: 64 << 30,
+            body_memory_bytes: 2 << 30,
+            read_timeout: Duration::from_secs(30),
+            connections: 8192,
+            lanes: 0,
+            tensor_threads: 0,
+            queue_limit: 1024,
+            queue_wait: Duration::from_secs(60),
+            queue_bytes: 512 << 20,
+            open_versions: 256,
+            idle: Duration::from_secs(600),
+            weight_budget: 8 << 30,
+            grant: Grant::default(),
+            prepare: PrepareCommand::default(),
+            publishes: 2,
+            drain: Duration::from_secs(30),
+            orphan_age: Some(Duration::from_secs(24 * 3600)),
+        }
+    }
+}
+
+/// The operator's upper bounds on what a version may use for one call; a version gets the minimum of these and its manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Wall time, in milliseconds.
+    pub timeout_ms: u64,
+    /// Linear memory and tables, in bytes.
+    pub memory_bytes: u64,
+    /// Tensors and temporaries, in bytes.
+    pub tensor_bytes: u64,
+    /// The output's JSON, in bytes.
+    pub output_bytes: u64,
+    /// Output files, in bytes.
+    pub file_bytes: u64,
+    /// Log lines, in bytes.
+    pub log_bytes: u64,
+}
+
+impl Default for Grant {
+    fn default() -> Self {
+        Self {
+            timeout_ms: 600_000,
+            memory_bytes: 1 << 30,
+            tensor_bytes: 4 << 30,
+            output_bytes: 64 << 20,
+            file_bytes: 256 << 20,
+            log_bytes: 1 << 20,
+        }
+    }
+}
+
+/// The child process that compiles a component, so that a hostile one harms nothing but the child.
+///
+/// It is run with `--cache FOLDER` behind `args`, gets the parts as JSON on standard input, and answers on standard output; see
+/// [`crate::prepare_main`], which is the whole of such a program.
+#[derive(Clone, Debug)]
+pub struct PrepareCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// What comes before `--cache FOLDER`.
+    pub args: Vec<String>,
+    /// Wall time after which it is killed.
+    pub timeout: Duration,
+    /// Processor time after which it is killed, in seconds.
+    pub cpu_seconds: u64,
+    /// Private writable memory it may have, in bytes (`RLIMIT_DATA`).
+    pub memory_bytes: u64,
+}
+
+impl Default for PrepareCommand {
+    /// This very program with the argument `prepare`.
+    fn default() -> Self {
+        Self {
+            program: std::env::current_exe().unwrap_or_else(|_| PathBuf::from("maquette")),
+            args: vec!["prepare".to_owned()],
+            timeout: Duration::from_secs(180),
+            cpu_seconds: 300,
+            memory_bytes: 4 << 30,
+        }
+    }
+}

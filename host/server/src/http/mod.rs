@@ -1,0 +1,180 @@
+//! HTTP: the router, and the loop that accepts connections. What a path does stands in the module of its name.
+
+pub(crate) mod body;
+mod models;
+mod ops;
+mod publish;
+mod reply;
+mod run;
+mod sse;
+mod tokens;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, Request, Response, StatusCode};
+use axum::response::IntoResponse as _;
+use axum::routing::{delete, get, post, put};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tower::ServiceExt as _;
+use tracing::Instrument as _;
+
+use crate::app::App;
+use crate::ids;
+use crate::problem::Problem;
+
+/// Names a request in logs and replies; taken over from the client if it is harmless.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The largest head of a request, in bytes.
+const MAX_HEAD: usize = 32 << 10;
+
+/// How long a client may leave sent bytes unacknowledged, or not read its reply, before the connection is given up.
+const UNREAD_MS: u32 = 120_000;
+
+/// Every path.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{owner}/{name}", get(models::model))
+        .route("/v1/models/{owner}/{name}/run", post(run::latest))
+        .route(
+            "/v1/models/{owner}/{name}/versions",
+            get(models::versions).post(publish::version),
+        )
+        .route("/v1/models/{owner}/{name}/versions/{version}", get(models::version))
+        .route(
+            "/v1/models/{owner}/{name}/versions/{version}/openapi.json",
+            get(models::openapi),
+        )
+        .route("/v1/models/{owner}/{name}/versions/{version}/run", post(run::version))
+        .route("/v1/models/{owner}/{name}/aliases/{alias}", put(publish::alias))
+        .route("/v1/publish/missing", post(publish::missing))
+        .route("/v1/blobs/{sha256}", put(publish::blob))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/openapi.json", get(ops::openapi))
+        .route("/healthz", get(ops::health))
+        .route("/readyz", get(ops::ready))
+        .route("/metrics", get(ops::metrics))
+        .fallback(async || Problem::not_found("this path"))
+        .method_not_allowed_fallback(async || Problem::method_not_allowed(None))
+        // Each handler bounds its body itself.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(app)
+}
+
+/// Accepts connections until it is dropped.
+pub(crate) async fn listen(app: &Arc<App>, listener: TcpListener, connections: &GracefulShutdown) {
+    let router = router(Arc::clone(app));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(app.config.read_timeout)
+        .max_buf_size(MAX_HEAD.max(8192))
+        .pipeline_flush(true);
+    loop {
+        let Ok(permit) = Arc::clone(&app.connections).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                // Out of files, most likely: what is open now has to end first.
+                tracing::warn!("a connection could not be accepted: {e}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        settle(&stream);
+        let (app, router) = (Arc::clone(app), router.clone());
+        let service = service_fn(move |request| answer(Arc::clone(&app), router.clone(), request));
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // Errors here are clients that left or sent no HTTP.
+            if let Err(e) = connection.await {
+                tracing::debug!("a connection ended: {e}");
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Small replies leave at once; a peer that is gone or never reads is noticed.
+fn settle(stream: &TcpStream) {
+    let result = stream
+        .set_nodelay(true)
+        .and_then(|()| Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, UNREAD_MS)?))
+        .and_then(|()| Ok(rustix::net::sockopt::set_socket_keepalive(stream, true)?));
+    if let Err(e) = result {
+        tracing::debug!("a connection's options could not be set: {e}");
+    }
+}
+
+/// One request: names it, routes it, logs and counts the response.
+async fn answer(app: Arc<App>, router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let started = Instant::now();
+    let mut request = request.map(Body::new);
+    let id = ids::of_request(request.headers().get(&REQUEST_ID));
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let logged = tracing::enabled!(tracing::Level::INFO);
+    let (method, path) = if logged {
+        (request.method().clone(), request.uri().path().to_owned())
+    } else {
+        Default::default()
+    };
+    let mut response = if logged {
+        let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+        router.oneshot(request).instrument(span).await
+    } else {
+        router.oneshot(request).await
+    }
+    .unwrap_or_else(|never| match never {});
+    let status = response.status();
+    app.metrics.responded(status.as_u16());
+    if logged {
+        log(
+            &method,
+            &path,
+            status,
+            id.to_str().unwrap_or_default(),
+            started.elapsed(),
+        );
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    if app.stopping.load(Ordering::Relaxed) {
+        response.headers_mut().insert(
+            axum::http::header::CONNECTION,
+            axum::http::HeaderValue::from_static("close"),
+        );
+    }
+    Ok(response)
+}
+
+/// What went well is for those who ask (debug); what was refused is news; what failed is a warning.
+fn log(method: &axum::http::Method, path: &str, status: StatusCode, id: &str, took: Duration) {
+    let ms = took.as_secs_f64() * 1e3;
+    let status = status.as_u16();
+    // A path is the client's text.
+    let path = crate::names::shown(path);
+    match status {
+        500.. => tracing::warn!(%method, path, status, ms, id, "failed"),
+        400.. => tracing::info!(%method, path, status, ms, id, "refused"),
+        _ => tracing::debug!(%method, path, status, ms, id, "served"),
+    }
+}
+
+/// A reply with a JSON body.
+pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
+    let content_type = [(axum::http::header::CONTENT_TYPE, "application/json")];
+    (status, content_type, body.to_string()).into_response()
+}

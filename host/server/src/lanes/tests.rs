@@ -1,0 +1,169 @@
+//! What the lanes promise, with real threads.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::mpsc;
+
+use super::*;
+
+fn lanes(lanes: usize, queue: usize) -> Lanes {
+    Lanes::start(Bounds {
+        lanes,
+        queue,
+        wait: Duration::from_secs(3600),
+        bytes: 1 << 20,
+    })
+    .unwrap()
+}
+
+fn ticket(tenant: &str, cost_us: u64) -> Ticket {
+    Ticket {
+        tenant: tenant.into(),
+        cost_us,
+        bytes: 1,
+        cancel: Cancel::default(),
+    }
+}
+
+/// Occupies a lane until the sender is dropped.
+fn block(lanes: &Lanes) -> mpsc::Sender<()> {
+    let (release, held) = mpsc::channel::<()>();
+    let (started, running) = mpsc::channel();
+    let job: Job = Box::new(move |_| {
+        started.send(()).unwrap();
+        let _ = held.recv();
+    });
+    lanes.submit(ticket("blocker", 1), job).unwrap();
+    running.recv().unwrap();
+    release
+}
+
+#[test]
+fn tenants_are_served_in_turn_however_many_calls_one_has_waiting() {
+    let lanes = lanes(1, 100);
+    let release = block(&lanes);
+    let (order, served) = mpsc::channel();
+    for (tenant, count) in [("greedy", 20), ("modest", 3)] {
+        for _ in 0..count {
+            let order = order.clone();
+            lanes
+                .submit(ticket(tenant, 1000), Box::new(move |_| order.send(tenant).unwrap()))
+                .unwrap();
+        }
+    }
+    drop((release, order));
+    let order: Vec<_> = served.iter().collect();
+    assert_eq!(order.len(), 23);
+    let last = order.iter().rposition(|tenant| *tenant == "modest").unwrap();
+    assert!(last < 7, "three calls are done among the first seven: {order:?}");
+}
+
+#[test]
+fn fairness_counts_cost_not_calls() {
+    let lanes = lanes(1, 100);
+    let release = block(&lanes);
+    let (order, served) = mpsc::channel();
+    for _ in 0..10 {
+        for (tenant, cost) in [("heavy", 9000), ("light", 1000)] {
+            let order = order.clone();
+            lanes
+                .submit(ticket(tenant, cost), Box::new(move |_| order.send(tenant).unwrap()))
+                .unwrap();
+        }
+    }
+    drop((release, order));
+    let first: Vec<_> = served.iter().take(11).collect();
+    assert!(
+        first.iter().filter(|tenant| **tenant == "light").count() >= 9,
+        "{first:?}"
+    );
+}
+
+#[test]
+fn a_full_queue_refuses_at_once_and_cancelled_calls_make_room() {
+    let lanes = lanes(1, 4);
+    let release = block(&lanes);
+    let cancel = Cancel::default();
+    for i in 0..2 {
+        let cancel = if i == 0 { cancel.clone() } else { Cancel::default() };
+        lanes
+            .submit(
+                Ticket {
+                    cancel,
+                    ..ticket("a", 5_000_000)
+                },
+                Box::new(|_| {}),
+            )
+            .unwrap();
+    }
+    assert_eq!(
+        lanes.submit(ticket("a", 1), Box::new(|_| {})),
+        Err(Refusal::OverShare(10))
+    );
+    for tenant in ["b", "c"] {
+        lanes.submit(ticket(tenant, 1_000_000), Box::new(|_| {})).unwrap();
+    }
+    assert_eq!(lanes.submit(ticket("d", 1), Box::new(|_| {})), Err(Refusal::Full(13)));
+    assert_eq!(lanes.depth(), (4, 1));
+    cancel.cancel();
+    lanes.submit(ticket("d", 1), Box::new(|_| {})).unwrap();
+    drop(release);
+}
+
+#[test]
+fn closing_finishes_what_was_accepted_and_takes_nothing_new() {
+    let lanes = Arc::new(lanes(2, 100));
+    let (done, finished) = mpsc::channel();
+    for _ in 0..10 {
+        let done = done.clone();
+        let job: Job = Box::new(move |_| {
+            std::thread::sleep(Duration::from_millis(5));
+            done.send(()).unwrap();
+        });
+        lanes.submit(ticket("a", 1), job).unwrap();
+    }
+    drop(done);
+    lanes.close(Duration::from_secs(30));
+    assert_eq!(finished.iter().count(), 10);
+    assert_eq!(lanes.submit(ticket("a", 1), Box::new(|_| {})), Err(Refusal::Closed));
+}
+
+#[test]
+fn closing_cancels_what_does_not_finish_in_time() {
+    let lanes = lanes(1, 10);
+    let cancel = Cancel::default();
+    let seen = cancel.clone();
+    let job: Job = Box::new(move |_| {
+        while !seen.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    lanes
+        .submit(
+            Ticket {
+                cancel: cancel.clone(),
+                ..ticket("a", 1)
+            },
+            job,
+        )
+        .unwrap();
+    lanes.close(Duration::from_millis(50));
+    assert!(cancel.is_cancelled());
+}
+
+#[test]
+fn a_job_that_panics_leaves_its_lane_working() {
+    let lanes = lanes(1, 10);
+    lanes
+        .submit(
+            ticket("a", 1),
+            Box::new(|_| std::panic::resume_unwind(Box::new("on purpose"))),
+        )
+        .unwrap();
+    let (done, finished) = mpsc::channel();
+    lanes
+        .submit(ticket("a", 1), Box::new(move |_| done.send(()).unwrap()))
+        .unwrap();
+    finished.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(lanes.depth().0, 0);
+}

@@ -1,0 +1,167 @@
+//! A running server: starting it, and stopping it so that nobody loses a call.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::StartError;
+use crate::app::App;
+use crate::config::Config;
+use crate::{gc, http};
+
+/// How often idle versions are looked for.
+const SWEEP: Duration = Duration::from_secs(15);
+
+/// How long connections may take to hand over their last bytes once every call has ended.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// A running server. Dropping it stops it without waiting for calls; [`Server::stop`] waits.
+pub struct Server {
+    address: SocketAddr,
+    app: Arc<App>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Opens the data folder, starts the lanes and listens.
+    ///
+    /// # Errors
+    /// What is in the way, and how to get it out.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        raise_file_limit();
+        let bind = config.bind;
+        let opened = tokio::task::spawn_blocking(move || App::open(config)).await;
+        let (app, admin) = opened.map_err(|e| StartError::Engine(e.to_string()))??;
+        app.store
+            .put_token(admin)
+            .await
+            .map_err(|e| StartError::Store(e.to_string()))?;
+        if let Some(age) = app.config.orphan_age {
+            match gc::collect(&app, age).await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "removed old blobs that no version uses"),
+                Err(why) => tracing::warn!(why, "old blobs were not looked for"),
+            }
+        }
+        let fail = |cause| StartError::Bind { address: bind, cause };
+        let listener = TcpListener::bind(bind).await.map_err(fail)?;
+        let address = listener.local_addr().map_err(fail)?;
+        if !app.config.auth && !address.ip().is_loopback() {
+            tracing::warn!(%address, "authentication is off: everybody who reaches this address is an admin");
+        }
+        let app = Arc::new(app);
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(live(Arc::clone(&app), listener, stopped));
+        let (models, versions) = app.catalog.now().count();
+        tracing::info!(%address, models, versions, "listening");
+        Ok(Self {
+            address,
+            app,
+            stop: Some(stop),
+            task,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The token that allows everything.
+    pub fn admin_token(&self) -> &str {
+        &self.app.admin_token
+    }
+
+    /// The file that holds it, readable by the server's user only.
+    pub fn admin_token_file(&self) -> PathBuf {
+        self.app.config.data.join("admin.token")
+    }
+
+    /// Stops: takes no new connections, lets running calls finish within the configured limit, cancels the rest, and closes the
+    /// data folder.
+    pub async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.stop.is_some() {
+            self.app.stopping.store(true, Ordering::Relaxed);
+            self.task.abort();
+        }
+    }
+}
+
+async fn live(app: Arc<App>, listener: TcpListener, stopped: oneshot::Receiver<()>) {
+    let connections = GracefulShutdown::new();
+    let sweeping = {
+        let (period, app) = (
+            SWEEP.min(app.config.idle.max(Duration::from_millis(50))),
+            Arc::downgrade(&app),
+        );
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(period);
+            loop {
+                tick.tick().await;
+                let Some(app) = app.upgrade() else { return };
+                app.shelf.sweep();
+            }
+        })
+    };
+    let _sweeping = AbortOnDrop(sweeping);
+    tokio::select! {
+        () = http::listen(&app, listener, &connections) => {}
+        _ = stopped => {}
+    }
+    // The listener is closed now; what was accepted is served.
+    app.stopping.store(true, Ordering::Relaxed);
+    let mut closed = std::pin::pin!(connections.shutdown());
+    if tokio::time::timeout(app.config.drain, &mut closed).await.is_err() {
+        tracing::warn!("calls did not finish in time and are cancelled");
+        close_lanes(&app).await;
+        let _ = tokio::time::timeout(FLUSH, &mut closed).await;
+    }
+    close_lanes(&app).await;
+    tracing::info!("stopped");
+}
+
+/// Ends the lanes' threads, cancelling what is still on them.
+async fn close_lanes(app: &Arc<App>) {
+    let app = Arc::clone(app);
+    let _ = tokio::task::spawn_blocking(move || app.lanes.close(Duration::ZERO)).await;
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Every open version and every connection is a file; the usual soft limit of 1024 is too few.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit.current != limit.maximum
+        && let Err(e) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!("the limit on open files could not be raised: {e}");
+    }
+}

@@ -1,0 +1,255 @@
+//! The versions that are open: compiled code mapped, schema compiled, ready to be called. A version is opened by its first call
+//! and closed when it has been idle for long or too many are open.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderValue;
+use maquette_package::blobs::BlobStore;
+use maquette_package::version::VersionManifest;
+
+use crate::catalog::Version;
+use crate::config::Grant;
+use crate::engine::{ErrorKind, Guest, Prepared, Sandboxes, parts};
+use crate::metrics::{Metrics, VersionMetrics};
+use crate::names::VersionId;
+use crate::prepare::Preparer;
+use crate::problem::Problem;
+use crate::schema::Schema;
+use crate::store::Store;
+
+/// How long a version that could not be opened is not tried again.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What a call is predicted to take before the first one has been measured, in microseconds.
+const FIRST_COST_US: u64 = 10_000;
+
+/// A version ready to be called.
+pub(crate) struct Ready {
+    /// Calls it.
+    pub(crate) guest: Guest,
+    /// Checks inputs.
+    pub(crate) input: Schema,
+    /// Whether its output is a list that grows item by item.
+    pub(crate) iterator: bool,
+    /// Its id, as a header.
+    pub(crate) header: HeaderValue,
+    /// Its figures.
+    pub(crate) metrics: VersionMetrics,
+    cost_us: AtomicU64,
+}
+
+impl Ready {
+    /// How long a call will likely take, in microseconds.
+    pub(crate) fn cost_us(&self) -> u64 {
+        self.cost_us.load(Ordering::Relaxed)
+    }
+
+    /// Learns from a call that took this long.
+    pub(crate) fn took(&self, us: u64) {
+        // A lost update between two lanes does no harm to a moving average.
+        let old = self.cost_us();
+        self.cost_us.store(
+            if old == FIRST_COST_US {
+                us
+            } else {
+                (old * 7).saturating_add(us) / 8
+            },
+            Ordering::Relaxed,
+        );
+    }
+}
+
+impl fmt::Debug for Ready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ready")
+            .field("version", &self.header)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A version's place on the shelf; lives in the catalog's record of it.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    ready: RwLock<Option<Arc<Ready>>>,
+    /// When it was last called, in milliseconds since the shelf was made.
+    used: AtomicU64,
+    /// Held while the version is being opened; remembers a failure for a while.
+    opening: tokio::sync::Mutex<Option<(Instant, Problem)>>,
+}
+
+impl Slot {
+    fn get(&self) -> Option<Arc<Ready>> {
+        self.ready.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, ready: Option<Arc<Ready>>) {
+        *self.ready.write().unwrap_or_else(PoisonError::into_inner) = ready;
+    }
+}
+
+/// Opens and closes versions.
+pub(crate) struct Shelf {
+    store: Arc<Store>,
+    blobs: Arc<BlobStore>,
+    sandboxes: Sandboxes,
+    preparer: Arc<Preparer>,
+    metrics: Arc<Metrics>,
+    grant: Grant,
+    capacity: usize,
+    idle: Duration,
+    open: Mutex<Vec<Arc<Version>>>,
+    started: Instant,
+}
+
+impl Shelf {
+    /// An empty shelf for `capacity` versions, each closed after `idle` without a call.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of the server, named here once")]
+    pub(crate) fn new(
+        store: Arc<Store>,
+        blobs: Arc<BlobStore>,
+        sandboxes: Sandboxes,
+        preparer: Arc<Preparer>,
+        metrics: Arc<Metrics>,
+        grant: Grant,
+        capacity: usize,
+        idle: Duration,
+    ) -> Self {
+        let (open, started) = (Mutex::default(), Instant::now());
+        Self {
+            store,
+            blobs,
+            sandboxes,
+            preparer,
+            metrics,
+            grant,
+            capacity: capacity.max(1),
+            idle,
+            open,
+            started,
+        }
+    }
+
+    /// The version, opened if it is not.
+    pub(crate) async fn ready(&self, version: &Arc<Version>) -> Result<Arc<Ready>, Problem> {
+        version.slot.used.store(self.now(), Ordering::Relaxed);
+        if let Some(ready) = version.slot.get() {
+            return Ok(ready);
+        }
+        let mut failed = version.slot.opening.lock().await;
+        if let Some(ready) = version.slot.get() {
+            return Ok(ready);
+        }
+        if let Some((when, problem)) = &*failed
+            && when.elapsed() < PAUSE
+        {
+            return Err(problem.clone());
+        }
+        match self.open(version.id).await {
+            Ok((guest, input)) => {
+                *failed = None;
+                self.put(version, guest, input)
+                    .ok_or_else(|| Problem::internal("a version id is not a header"))
+            }
+            Err(why) => {
+                tracing::error!(model = %version.model, version = %version.id, %why, "a version cannot be opened");
+                let problem = Problem::new(
+                    axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+                    "Version unavailable",
+                    "version-unavailable",
+                    "this version cannot be opened on this server; its operator finds the cause in the log",
+                );
+                *failed = Some((Instant::now(), problem.clone()));
+                Err(problem)
+            }
+        }
+    }
+
+    /// Places a version that is open already, such as one that was just published.
+    pub(crate) fn put(&self, version: &Arc<Version>, guest: Guest, input: Schema) -> Option<Arc<Ready>> {
+        let id = version.id.to_string();
+        let output = &guest.description().output;
+        let ready = Arc::new(Ready {
+            iterator: output.get("x-cog-array-type").and_then(|v| v.as_str()) == Some("iterator"),
+            header: HeaderValue::try_from(&id).ok()?,
+            metrics: self.metrics.version(&version.model, &id),
+            cost_us: AtomicU64::new(FIRST_COST_US),
+            guest,
+            input,
+        });
+        version.slot.used.store(self.now(), Ordering::Relaxed);
+        version.slot.set(Some(Arc::clone(&ready)));
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !open.iter().any(|other| Arc::ptr_eq(other, version)) {
+            open.push(Arc::clone(version));
+        }
+        while open.len() > self.capacity {
+            let oldest = (0..open.len()).min_by_key(|i| open[*i].slot.used.load(Ordering::Relaxed));
+            let Some(oldest) = oldest else { break };
+            open.swap_remove(oldest).slot.set(None);
+        }
+        Some(ready)
+    }
+
+    /// Closes what has been idle for too long. Calls in progress keep what they use.
+    pub(crate) fn sweep(&self) {
+        let now = self.now();
+        let idle = u64::try_from(self.idle.as_millis()).unwrap_or(u64::MAX);
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|version| {
+                let keep = now.saturating_sub(version.slot.used.load(Ordering::Relaxed)) < idle;
+                if !keep {
+                    tracing::debug!(model = %version.model, version = %version.id, "closing an idle version");
+                    version.slot.set(None);
+                }
+                keep
+            });
+    }
+
+    /// How many versions are open.
+    pub(crate) fn len(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn open(&self, id: VersionId) -> Result<(Guest, Schema), String> {
+        let stored = self.store.version(id).await.map_err(|e| e.to_string())?;
+        let stored = stored.ok_or("its record is gone")?;
+        let manifest = VersionManifest::from_json(&stored.manifest).map_err(|e| format!("its manifest: {e}"))?;
+        let prepared: Prepared =
+            serde_json::from_str(&stored.prepared).map_err(|e| format!("its record of preparation: {e}"))?;
+        let parts = parts(&manifest, &self.blobs, &self.grant)?;
+        let open = |prepared: Prepared| {
+            let (sandboxes, parts) = (self.sandboxes.clone(), parts.clone());
+            async move {
+                let opened = tokio::task::spawn_blocking(move || {
+                    let guest = sandboxes.open(&parts, &prepared)?;
+                    let schema = Schema::new(prepared.description.input.clone())
+                        .map_err(|why| maquette_sandbox::Error::component(format!("its input schema: {why}")))?;
+                    Ok::<_, maquette_sandbox::Error>((guest, schema))
+                });
+                opened
+                    .await
+                    .unwrap_or_else(|e| Err(maquette_sandbox::Error::host(e.to_string())))
+            }
+        };
+        match open(prepared).await {
+            Ok(opened) => Ok(opened),
+            Err(e) if e.kind == ErrorKind::Artifact => {
+                tracing::info!(version = %id, why = %e, "compiling a version again");
+                let prepared = self.preparer.prepare(&parts).await.map_err(|e| e.to_string())?;
+                let json = serde_json::to_string(&prepared).map_err(|e| e.to_string())?;
+                self.store.set_prepared(id, json).await.map_err(|e| e.to_string())?;
+                open(prepared).await.map_err(|e| e.to_string())
+            }
+            Err(e) => Err(e.to_string()),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What is kept: SQLite in the data folder. One thread writes, several changes to a transaction; a small pool reads.
+//!
+//! A change is acknowledged only after its commit has reached the disk, and shows in the catalog only after that.
+
+mod migrations;
+mod reader;
+mod records;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::catalog::Catalog;
+use reader::Readers;
+pub(crate) use records::NewVersion;
+use writer::Writer;
+
+/// The database's file name inside the data folder.
+const FILE: &str = "maquette.db";
+
+/// Why something could not be stored or found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// SQLite failed.
+    #[error("the database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file is of a newer version of the program.
+    #[error(
+        "the database has version {found}, this program knows versions up to {known}: use the program that wrote it, or a newer one"
+    )]
+    Newer {
+        /// What the file says.
+        found: i64,
+        /// What this program knows.
+        known: i64,
+    },
+    /// A record does not read back.
+    #[error("the database holds a record that does not read: {0}")]
+    Damaged(String),
+    /// A thread could not be started.
+    #[error("starting the database's thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The writer is gone: the server is stopping.
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// The store. Closing it (dropping the last one) ends the writer after what is queued.
+pub(crate) struct Store {
+    writer: Writer,
+    readers: Readers,
+}
+
+impl Store {
+    /// Opens or creates the database in `data` and fills the catalog from it.
+    pub(crate) fn open(data: &Path, catalog: &Arc<Catalog>) -> Result<Self, StoreError> {
+        let path = data.join(FILE);
+        let mut connection = Connection::open(&path)?;
+        prepare(&connection)?;
+        // Every commit reaches the disk before it is acknowledged, power loss included.
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        migrations::run(&mut connection)?;
+        catalog.replace(records::load(&connection)?);
+        let readers = Readers::new(move || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(&path, flags)?;
+            prepare(&connection)?;
+            Ok(connection)
+        });
+        let writer = Writer::start(connection, Arc::clone(catalog))?;
+        Ok(Self { writer, readers })
+    }
+}
+
+/// What every connection needs.
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(Duration::from_secs(10))?;
+    // Each connection's page cache, in KiB.
+    connection.pragma_update(None, "cache_size", -2048)
+}
+
+/// Unix time in milliseconds.
+pub(crate) fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
