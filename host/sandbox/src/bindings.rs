@@ -3,6 +3,15 @@
 // What is generated is documented in the WIT.
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
+/// What a tensor handle stands for: a slot of [`crate::state::State::tensors`].
+pub enum TensorHandle {}
+/// What a program handle stands for: a slot of [`crate::state::State::programs`].
+pub enum ProgramHandle {}
+/// What an input file's handle stands for: a slot of [`crate::state::State::inputs`].
+pub enum InputHandle {}
+/// What an output file's handle stands for: a slot of [`crate::state::State::outputs`].
+pub enum OutputHandle {}
+
 wasmtime::component::bindgen!({
     path: "../../wit",
     world: "model",
@@ -11,10 +20,10 @@ wasmtime::component::bindgen!({
         "maquette:model/types.error" => crate::state::HostError,
     },
     with: {
-        "maquette:model/tensors.tensor": crate::state::TensorHandle,
-        "maquette:model/programs.program": crate::state::ProgramHandle,
-        "maquette:model/files.input-file": crate::state::InputHandle,
-        "maquette:model/files.output-file": crate::state::OutputHandle,
+        "maquette:model/tensors.tensor": crate::bindings::TensorHandle,
+        "maquette:model/programs.program": crate::bindings::ProgramHandle,
+        "maquette:model/files.input-file": crate::bindings::InputHandle,
+        "maquette:model/files.output-file": crate::bindings::OutputHandle,
     },
     require_store_data_send: true,
 });

@@ -14,7 +14,11 @@ use crate::error::Error;
 /// Creates a folder that only this user can enter, or checks that an existing one is such.
 pub(crate) fn create_private_folder(path: &Path) -> Result<(), Error> {
     let fail = |what: &str, e: std::io::Error| Error::host(format!("cache folder {}: {what}: {e}", path.display()));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| fail("cannot create it", e))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| fail("cannot create it", e))?;
     let metadata = fs::metadata(path).map_err(|e| fail("cannot look at it", e))?;
     if metadata.uid() != rustix::process::geteuid().as_raw() {
         return Err(Error::host(format!(
@@ -48,32 +52,46 @@ pub(crate) fn name(engine: &Engine, key: &str) -> String {
 pub(crate) fn store(engine: &Engine, name: String, code: &[u8]) -> Result<Artifact, Error> {
     let folder = engine.cache();
     let fail = |e: std::io::Error| Error::host(format!("writing {name} into {}: {e}", folder.display()));
-    let mut file = tempfile::Builder::new().prefix(".partial-").tempfile_in(folder).map_err(fail)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".partial-")
+        .tempfile_in(folder)
+        .map_err(fail)?;
     file.write_all(code).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     file.persist(folder.join(&name)).map_err(|e| fail(e.error))?;
     File::open(folder).and_then(|f| f.sync_all()).map_err(fail)?;
-    Ok(Artifact { sha256: hex::encode(Sha256::digest(code)), bytes: code.len() as u64, name })
+    Ok(Artifact {
+        sha256: hex::encode(Sha256::digest(code)),
+        bytes: code.len() as u64,
+        name,
+    })
 }
 
 /// Finds an artifact and checks that nobody has touched it.
 pub(crate) fn find(engine: &Engine, artifact: &Artifact) -> Result<PathBuf, Error> {
     if !artifact.name.ends_with(&format!(".{}.cwasm", engine.compatibility())) || artifact.name.contains('/') {
-        return Err(Error::artifact("the component was compiled by another build of the host"));
+        return Err(Error::artifact(
+            "the component was compiled by another build of the host",
+        ));
     }
     let path = engine.cache().join(&artifact.name);
     let mut file = File::open(&path).map_err(|e| Error::artifact(format!("{}: {e}", artifact.name)))?;
     let mut sha = Sha256::new();
     let mut buffer = vec![0; 256 << 10];
     loop {
-        let n = file.read(&mut buffer).map_err(|e| Error::artifact(format!("{}: {e}", artifact.name)))?;
+        let n = file
+            .read(&mut buffer)
+            .map_err(|e| Error::artifact(format!("{}: {e}", artifact.name)))?;
         if n == 0 {
             break;
         }
         sha.update(&buffer[..n]);
     }
     if hex::encode(sha.finalize()) != artifact.sha256 {
-        return Err(Error::artifact(format!("{} is not what was written: its digest differs", artifact.name)));
+        return Err(Error::artifact(format!(
+            "{} is not what was written: its digest differs",
+            artifact.name
+        )));
     }
     Ok(path)
 }

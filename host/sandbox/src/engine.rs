@@ -34,7 +34,11 @@ pub struct EngineConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { cache: std::env::temp_dir().join("maquette-cache"), calls: 64, backtraces: true }
+        Self {
+            cache: std::env::temp_dir().join("maquette-cache"),
+            calls: 64,
+            backtraces: true,
+        }
     }
 }
 
@@ -106,7 +110,13 @@ impl Engine {
         crate::cache::create_private_folder(&config.cache)?;
         let host = |what: &str, e: wasmtime::Error| Error::host(format!("{what}: {e:#}"));
         let wasmtime = wasmtime::Engine::new(&engine_config(&config)).map_err(|e| {
-            host(&format!("cannot reserve address space for {} sandboxes (lower the number of calls)", config.calls), e)
+            host(
+                &format!(
+                    "cannot reserve address space for {} sandboxes (lower the number of calls)",
+                    config.calls
+                ),
+                e,
+            )
         })?;
         let mut linker = Linker::new(&wasmtime);
         crate::wasi::add_to_linker(&mut linker).map_err(|e| host("linking WASI", e))?;
@@ -114,7 +124,12 @@ impl Engine {
             .map_err(|e| host("linking the contract", e))?;
         start_clock(&wasmtime).map_err(|e| Error::host(format!("starting the epoch clock: {e}")))?;
         let compatibility = compatibility(&wasmtime);
-        Ok(Self(Arc::new(Inner { wasmtime, linker, cache: config.cache, compatibility })))
+        Ok(Self(Arc::new(Inner {
+            wasmtime,
+            linker,
+            cache: config.cache,
+            compatibility,
+        })))
     }
 
     /// The engine underneath.
@@ -139,13 +154,16 @@ impl Engine {
 /// One thread moves the epoch on for as long as the engine lives.
 fn start_clock(engine: &wasmtime::Engine) -> std::io::Result<()> {
     let engine = engine.weak();
-    std::thread::Builder::new().name("epoch-clock".to_owned()).stack_size(128 << 10).spawn(move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            std::thread::sleep(EPOCH_TICK);
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("epoch-clock".to_owned())
+        .stack_size(128 << 10)
+        .spawn(move || {
+            while let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(EPOCH_TICK);
+            }
+        })?;
     Ok(())
 }
 

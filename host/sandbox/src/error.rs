@@ -30,17 +30,29 @@ pub struct Error {
 impl Error {
     /// The component or package is at fault.
     pub fn component(message: impl Into<String>) -> Self {
-        Self { kind: ErrorKind::Component, message: message.into(), detail: None }
+        Self {
+            kind: ErrorKind::Component,
+            message: message.into(),
+            detail: None,
+        }
     }
 
     /// The cached artifact cannot be used.
     pub fn artifact(message: impl Into<String>) -> Self {
-        Self { kind: ErrorKind::Artifact, message: message.into(), detail: None }
+        Self {
+            kind: ErrorKind::Artifact,
+            message: message.into(),
+            detail: None,
+        }
     }
 
     /// The host is at fault.
     pub fn host(message: impl Into<String>) -> Self {
-        Self { kind: ErrorKind::Host, message: message.into(), detail: None }
+        Self {
+            kind: ErrorKind::Host,
+            message: message.into(),
+            detail: None,
+        }
     }
 
     /// The same error with more for the contributor.

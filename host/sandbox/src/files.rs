@@ -37,13 +37,7 @@ pub fn extract(schema: &Value, input: &mut Value) -> Result<Vec<InputFile>, Erro
     Ok(files)
 }
 
-fn take(
-    root: &Value,
-    schema: &Value,
-    value: &mut Value,
-    field: &str,
-    files: &mut Vec<InputFile>,
-) -> Result<(), Error> {
+fn take(root: &Value, schema: &Value, value: &mut Value, field: &str, files: &mut Vec<InputFile>) -> Result<(), Error> {
     let schema = resolve(root, schema);
     if let Value::String(text) = value {
         if is_uri(root, schema) {
@@ -64,7 +58,11 @@ fn take(
             if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
                 for (name, of) in properties {
                     if let Some(inner) = fields.get_mut(name) {
-                        let field = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
+                        let field = if field.is_empty() {
+                            name.clone()
+                        } else {
+                            format!("{field}.{name}")
+                        };
                         take(root, of, inner, &field, files)?;
                     }
                 }
@@ -79,7 +77,9 @@ fn take(
 fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     let mut at = schema;
     for _ in 0..8 {
-        let Some(target) = at.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#')) else { break };
+        let Some(target) = at.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix('#')) else {
+            break;
+        };
         match root.pointer(target) {
             Some(next) => at = next,
             None => break,
@@ -92,7 +92,10 @@ fn is_uri(root: &Value, schema: &Value) -> bool {
     let direct = schema.get("format").and_then(Value::as_str) == Some("uri");
     let nested = ["anyOf", "allOf", "oneOf"].iter().any(|key| {
         let options = schema.get(key).and_then(Value::as_array);
-        options.is_some_and(|o| o.iter().any(|s| resolve(root, s).get("format").and_then(Value::as_str) == Some("uri")))
+        options.is_some_and(|o| {
+            o.iter()
+                .any(|s| resolve(root, s).get("format").and_then(Value::as_str) == Some("uri"))
+        })
     });
     direct || nested
 }
@@ -109,12 +112,21 @@ fn decode(uri: &str) -> Result<InputFile, String> {
         None => (head, false),
     };
     let bytes = if base64 {
-        LENIENT.decode(data).map_err(|e| format!("the base64 of this `data:` URI does not decode: {e}"))?
+        LENIENT
+            .decode(data)
+            .map_err(|e| format!("the base64 of this `data:` URI does not decode: {e}"))?
     } else {
         percent_decode(data)?
     };
-    let media_type = if media_type.is_empty() { "application/octet-stream" } else { media_type };
-    Ok(InputFile { media_type: printable(media_type), bytes: bytes.into() })
+    let media_type = if media_type.is_empty() {
+        "application/octet-stream"
+    } else {
+        media_type
+    };
+    Ok(InputFile {
+        media_type: printable(media_type),
+        bytes: bytes.into(),
+    })
 }
 
 fn percent_decode(text: &str) -> Result<Vec<u8>, String> {
@@ -122,8 +134,13 @@ fn percent_decode(text: &str) -> Result<Vec<u8>, String> {
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
         if byte == b'%' {
-            let hex = tail.get(..2).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
-            let Some(value) = hex else { return Err("this `data:` URI has a `%` without two hex digits".to_owned()) };
+            let hex = tail
+                .get(..2)
+                .and_then(|h| std::str::from_utf8(h).ok())
+                .and_then(|h| u8::from_str_radix(h, 16).ok());
+            let Some(value) = hex else {
+                return Err("this `data:` URI has a `%` without two hex digits".to_owned());
+            };
             bytes.push(value);
             rest = &tail[2..];
         } else {
@@ -150,8 +167,16 @@ pub fn embed(output: &mut Value, files: &[OutputFile]) {
 
 /// A media type without anything that could break a header or a URI.
 pub(crate) fn printable(media_type: &str) -> String {
-    let clean: String = media_type.chars().filter(|c| c.is_ascii_graphic() && *c != ',').take(128).collect();
-    if clean.is_empty() { "application/octet-stream".to_owned() } else { clean }
+    let clean: String = media_type
+        .chars()
+        .filter(|c| c.is_ascii_graphic() && *c != ',')
+        .take(128)
+        .collect();
+    if clean.is_empty() {
+        "application/octet-stream".to_owned()
+    } else {
+        clean
+    }
 }
 
 #[cfg(test)]
@@ -171,15 +196,33 @@ mod tests {
             "image": "data:image/png;base64,aGk", "more": ["data:,a%20b"], "note": "data:image/png;base64,aGk="
         });
         let files = extract(&schema, &mut input).unwrap();
-        assert_eq!(input, json!({
-            "image": "maquette-file:0", "more": ["maquette-file:1"], "note": "data:image/png;base64,aGk="
-        }));
-        assert_eq!((&*files[0].bytes, files[0].media_type.as_str()), (&b"hi"[..], "image/png"));
-        assert_eq!((&*files[1].bytes, files[1].media_type.as_str()), (&b"a b"[..], "application/octet-stream"));
+        assert_eq!(
+            input,
+            json!({
+                "image": "maquette-file:0", "more": ["maquette-file:1"], "note": "data:image/png;base64,aGk="
+            })
+        );
+        assert_eq!(
+            (&*files[0].bytes, files[0].media_type.as_str()),
+            (&b"hi"[..], "image/png")
+        );
+        assert_eq!(
+            (&*files[1].bytes, files[1].media_type.as_str()),
+            (&b"a b"[..], "application/octet-stream")
+        );
 
         let mut output = json!([{"out": "maquette-file:0"}, "maquette-file:9"]);
-        embed(&mut output, &[OutputFile { media_type: "text/plain".into(), bytes: b"ok".to_vec() }]);
-        assert_eq!(output, json!([{"out": "data:text/plain;base64,b2s="}, "maquette-file:9"]));
+        embed(
+            &mut output,
+            &[OutputFile {
+                media_type: "text/plain".into(),
+                bytes: b"ok".to_vec(),
+            }],
+        );
+        assert_eq!(
+            output,
+            json!([{"out": "data:text/plain;base64,b2s="}, "maquette-file:9"])
+        );
     }
 
     #[test]
@@ -187,6 +230,10 @@ mod tests {
         let schema = json!({"properties": {"images": {"items": {"format": "uri"}}}});
         let mut input = json!({"images": ["data:,x", "ftp://example/x"]});
         let error = extract(&schema, &mut input).unwrap_err();
-        assert!(error.message.starts_with("images[1]: expected a `data:` URI"), "{}", error.message);
+        assert!(
+            error.message.starts_with("images[1]: expected a `data:` URI"),
+            "{}",
+            error.message
+        );
     }
 }

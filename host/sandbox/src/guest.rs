@@ -51,7 +51,9 @@ impl Guest {
         let component = unsafe { Component::deserialize_file(engine.wasmtime(), &path) }
             .map_err(|e| Error::artifact(format!("{}: {e:#}", prepared.artifact)))?;
         let misfit = |e: wasmtime::Error| {
-            Error::component(format!("the component does not fit the world `maquette:model/model`: {e:#}"))
+            Error::component(format!(
+                "the component does not fit the world `maquette:model/model`: {e:#}"
+            ))
         };
         let pre = engine.linker().instantiate_pre(&component).map_err(misfit)?;
         let pre = ModelPre::new(pre).map_err(misfit)?;
@@ -85,7 +87,10 @@ impl Guest {
             Err(_) => {
                 tracing::error!("a host function panicked under a guest");
                 Outcome {
-                    result: Err(Failure::new(Code::Internal, "the host failed while it served the model")),
+                    result: Err(Failure::new(
+                        Code::Internal,
+                        "the host failed while it served the model",
+                    )),
                     report: Report::default(),
                 }
             }
@@ -117,7 +122,10 @@ impl Guest {
             Ok(Err(failure)) => Err(failure),
             Err((export, error)) => Err(trap::explain(&error, export, limits, &state.limiter, &logs)),
         };
-        let stats = state.scope_if_any().map(maquette_tensor::Scope::stats).unwrap_or_default();
+        let stats = state
+            .scope_if_any()
+            .map(maquette_tensor::Scope::stats)
+            .unwrap_or_default();
         let report = Report {
             total_us: 0,
             instantiate_us,
@@ -181,14 +189,24 @@ fn finish(state: &mut State, json: String) -> Result<Output, Failure> {
         return Err(Failure::new(Code::Quota, message));
     }
     if let Err(e) = serde_json::from_str::<serde::de::IgnoredAny>(&json) {
-        return Err(Failure::new(Code::Internal, format!("the model returned something that is not JSON: {e}")));
+        return Err(Failure::new(
+            Code::Internal,
+            format!("the model returned something that is not JSON: {e}"),
+        ));
     }
-    Ok(Output { json, items: state.items, files: std::mem::take(&mut state.finished) })
+    Ok(Output {
+        json,
+        items: state.items,
+        files: std::mem::take(&mut state.finished),
+    })
 }
 
 fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
 }
 
 fn micros(duration: Duration) -> u64 {

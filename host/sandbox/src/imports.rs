@@ -38,7 +38,10 @@ pub fn check_imports(wasm: &[u8]) -> Result<(), Error> {
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.map_err(malformed)? {
-            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+            Payload::Version {
+                encoding: Encoding::Module,
+                ..
+            } if depth == 0 => {
                 return Err(Error::component(
                     "this is a core module, not a component: build it for the target wasm32-wasip2, as `maquette build` does",
                 ));
@@ -81,10 +84,16 @@ fn check_import(name: &str) -> Result<(), Error> {
     let help = match interface.split('/').next() {
         Some("wasi:sockets" | "wasi:http") => "models have no network: send what they need as input, weights or assets",
         Some("wasi:filesystem") => "models have no files: read [assets] with `assets.read`",
-        Some("maquette:model") => "this host is older than the SDK that built the component: upgrade the host or use an older SDK",
-        _ => "a model may import only `maquette:model/*` and what std needs of WASI 0.2: remove the dependency that pulls it in",
+        Some("maquette:model") => {
+            "this host is older than the SDK that built the component: upgrade the host or use an older SDK"
+        }
+        _ => {
+            "a model may import only `maquette:model/*` and what std needs of WASI 0.2: remove the dependency that pulls it in"
+        }
     };
-    Err(Error::component(format!("the component imports `{name}`, which models may not use; {help}")))
+    Err(Error::component(format!(
+        "the component imports `{name}`, which models may not use; {help}"
+    )))
 }
 
 #[cfg(test)]
@@ -99,7 +108,10 @@ mod tests {
     #[test]
     fn an_import_outside_the_world_is_refused_by_name() {
         let message = refusal(r#"(component (import "wasi:sockets/tcp@0.2.0" (instance)))"#);
-        assert!(message.contains("`wasi:sockets/tcp@0.2.0`") && message.contains("no network"), "{message}");
+        assert!(
+            message.contains("`wasi:sockets/tcp@0.2.0`") && message.contains("no network"),
+            "{message}"
+        );
         let message = refusal(r#"(component (import "evil" (func)))"#);
         assert!(message.contains("`evil`"), "{message}");
         let message = refusal(r#"(component (import "maquette:model/teleport@0.1.9" (instance)))"#);
@@ -110,7 +122,12 @@ mod tests {
     fn what_is_no_model_component_is_refused() {
         assert!(refusal("(module)").contains("core module"));
         assert!(refusal("(component)").contains("does not export `maquette:model/predictor`"));
-        assert!(check_imports(b"\0asm garbage").unwrap_err().message.contains("not a valid component"));
+        assert!(
+            check_imports(b"\0asm garbage")
+                .unwrap_err()
+                .message
+                .contains("not a valid component")
+        );
         assert!(check_imports(b"").unwrap_err().message.contains("component"));
     }
 }

@@ -52,7 +52,12 @@ pub(crate) struct Limiter {
 impl Limiter {
     pub(crate) fn new(limit: u64) -> Self {
         let limit = usize::try_from(limit.min(MAX_MEMORY_BYTES)).unwrap_or(usize::MAX);
-        Self { limit, used: 0, peak: 0, refused: None }
+        Self {
+            limit,
+            used: 0,
+            peak: 0,
+            refused: None,
+        }
     }
 
     pub(crate) fn peak(&self) -> u64 {

@@ -31,7 +31,12 @@ pub(crate) enum Stream {
 
 impl Log {
     pub(crate) fn new(budget: u64) -> Self {
-        Self(Arc::new(Mutex::new(Inner { lines: Vec::new(), left: budget, dropped: 0, partial: [Vec::new(), Vec::new()] })))
+        Self(Arc::new(Mutex::new(Inner {
+            lines: Vec::new(),
+            left: budget,
+            dropped: 0,
+            partial: [Vec::new(), Vec::new()],
+        })))
     }
 
     /// A log is data behind a lock that nothing panics under; a poisoned one is still whole.
@@ -75,7 +80,11 @@ impl Inner {
         if bytes.is_empty() {
             return;
         }
-        let level = if stream == Stream::Stdout { LogLevel::Info } else { LogLevel::Warn };
+        let level = if stream == Stream::Stdout {
+            LogLevel::Info
+        } else {
+            LogLevel::Warn
+        };
         let text = String::from_utf8_lossy(&bytes);
         self.push(level, text.trim_end_matches(['\n', '\r']));
     }
@@ -89,7 +98,10 @@ impl Inner {
         }
         self.left -= cost;
         self.dropped += (line.len() - end) as u64;
-        let line = LogLine { level, message: clean(&line[..end]) };
+        let line = LogLine {
+            level,
+            message: clean(&line[..end]),
+        };
         self.lines.push(line.clone());
         Some(line)
     }
@@ -97,7 +109,9 @@ impl Inner {
 
 /// Text without control characters, so that a guest can neither forge lines nor drive a terminal.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+        .collect()
 }
 
 #[cfg(test)]

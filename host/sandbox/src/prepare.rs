@@ -96,7 +96,11 @@ pub struct Prepared {
 
 impl Prepared {
     pub(crate) fn artifact(&self) -> Artifact {
-        Artifact { name: self.artifact.clone(), sha256: self.artifact_sha256.clone(), bytes: self.artifact_bytes }
+        Artifact {
+            name: self.artifact.clone(),
+            sha256: self.artifact_sha256.clone(),
+            bytes: self.artifact_bytes,
+        }
     }
 }
 
@@ -127,20 +131,33 @@ pub fn prepare(engine: &Engine, parts: &Parts) -> Result<Prepared, Error> {
                 // A snapshot that does not start is worse than none.
                 // SAFETY: `code` comes straight from this engine's own compiler.
                 let component = unsafe { Component::deserialize(engine.wasmtime(), &code)? };
-                let mut again = Run::new(engine, &runtime, &package, &component).map_err(|e| wasmtime::format_err!("{e}"))?;
+                let mut again =
+                    Run::new(engine, &runtime, &package, &component).map_err(|e| wasmtime::format_err!("{e}"))?;
                 again.describe().map_err(|e| wasmtime::format_err!("{e}"))?;
                 Ok(code)
             });
             match frozen {
                 Ok(code) => (code, run, Load::Snapshot),
-                Err(why) => (plain(engine, &wasm)?, run, Load::PerSandbox { why: format!("{why:#}") }),
+                Err(why) => (
+                    plain(engine, &wasm)?,
+                    run,
+                    Load::PerSandbox {
+                        why: format!("{why:#}"),
+                    },
+                ),
             }
         }
         Err(why) => {
             let component = compile(engine, &wasm)?;
             let mut run = Run::new(engine, &runtime, &package, &component)?;
             run.load()?;
-            (plain(engine, &wasm)?, run, Load::PerSandbox { why: format!("{why:#}") })
+            (
+                plain(engine, &wasm)?,
+                run,
+                Load::PerSandbox {
+                    why: format!("{why:#}"),
+                },
+            )
         }
     };
     let artifact = cache::store(engine, cache::name(engine, &key), &code)?;
@@ -189,10 +206,13 @@ fn recall(engine: &Engine, key: &str) -> Option<Prepared> {
 
 /// Best effort: without the record the component is prepared again.
 fn remember(engine: &Engine, key: &str, prepared: &Prepared) {
-    let written = tempfile::Builder::new().prefix(".partial-").tempfile_in(engine.cache()).and_then(|file| {
-        serde_json::to_writer(file.as_file(), prepared)?;
-        file.persist(record(engine, key)).map_err(|e| e.error)
-    });
+    let written = tempfile::Builder::new()
+        .prefix(".partial-")
+        .tempfile_in(engine.cache())
+        .and_then(|file| {
+            serde_json::to_writer(file.as_file(), prepared)?;
+            file.persist(record(engine, key)).map_err(|e| e.error)
+        });
     if let Err(e) = written {
         tracing::warn!("the record of a prepared component could not be kept: {e}");
     }
@@ -214,7 +234,10 @@ pub(crate) fn open_package(runtime: &Runtime, parts: &Parts) -> Result<Package, 
     let mut weights = BTreeMap::new();
     for (name, part) in &parts.weights {
         let file = runtime.weights().open(&part.digest, &part.path);
-        weights.insert(name.clone(), file.map_err(|e| Error::component(format!("weights `{name}`: {}", e.message)))?);
+        weights.insert(
+            name.clone(),
+            file.map_err(|e| Error::component(format!("weights `{name}`: {}", e.message)))?,
+        );
     }
     let mut assets = BTreeMap::new();
     for (name, part) in &parts.assets {
@@ -223,7 +246,11 @@ pub(crate) fn open_package(runtime: &Runtime, parts: &Parts) -> Result<Package, 
         let size = file.metadata().map_err(fail)?.len();
         assets.insert(name.clone(), Asset { file, size });
     }
-    Ok(Package { weights, assets, limits: parts.limits })
+    Ok(Package {
+        weights,
+        assets,
+        limits: parts.limits,
+    })
 }
 
 fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, Error> {
@@ -258,24 +285,39 @@ impl Run {
         let state = State::new(runtime, package, Phase::Load, deadline);
         let mut store = store::new(engine, state);
         let pre = engine.linker().instantiate_pre(component).map_err(|e| {
-            Error::component(format!("the component does not fit the world `maquette:model/model`: {e:#}"))
+            Error::component(format!(
+                "the component does not fit the world `maquette:model/model`: {e:#}"
+            ))
         })?;
         let instance = match pre.instantiate(&mut store) {
             Ok(instance) => instance,
             Err(e) => return Err(failed(&store, &e, "start")),
         };
         let model = Model::new(&mut store, &instance).map_err(|e| {
-            Error::component(format!("the component does not fit the world `maquette:model/model`: {e:#}"))
+            Error::component(format!(
+                "the component does not fit the world `maquette:model/model`: {e:#}"
+            ))
         })?;
-        let nothing = Description { input: Value::Null, output: Value::Null, sdk: String::new() };
-        Ok(Self { store, instance, model, description: nothing })
+        let nothing = Description {
+            input: Value::Null,
+            output: Value::Null,
+            sdk: String::new(),
+        };
+        Ok(Self {
+            store,
+            instance,
+            model,
+            description: nothing,
+        })
     }
 
     fn describe(&mut self) -> Result<(), Error> {
         let described = self.model.maquette_model_predictor().call_describe(&mut self.store);
         let described = described.map_err(|e| failed(&self.store, &e, "describe"))?;
         if described.input.len() + described.output.len() + described.sdk.len() > MAX_DESCRIPTION_BYTES {
-            return Err(Error::component(format!("`describe` returned more than {MAX_DESCRIPTION_BYTES} bytes")));
+            return Err(Error::component(format!(
+                "`describe` returned more than {MAX_DESCRIPTION_BYTES} bytes"
+            )));
         }
         let parse = |what: &str, text: &str| {
             let schema: Value = serde_json::from_str(text)
@@ -283,7 +325,9 @@ impl Run {
             if schema.is_object() {
                 Ok(schema)
             } else {
-                Err(Error::component(format!("`describe`: the {what} schema is not a JSON object")))
+                Err(Error::component(format!(
+                    "`describe`: the {what} schema is not a JSON object"
+                )))
             }
         };
         self.description = Description {
@@ -298,7 +342,10 @@ impl Run {
         self.describe()?;
         match self.model.maquette_model_predictor().call_load(&mut self.store) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => Err(Error::component(format!("`load` failed: {}", crate::log::clean(&e.message)))),
+            Ok(Err(e)) => Err(Error::component(format!(
+                "`load` failed: {}",
+                crate::log::clean(&e.message)
+            ))),
             Err(e) => Err(failed(&self.store, &e, "load")),
         }
     }

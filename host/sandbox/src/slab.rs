@@ -18,7 +18,11 @@ pub(crate) const MAX_LIVE: u32 = 65_536;
 
 impl<T> Slab<T> {
     pub(crate) const fn new() -> Self {
-        Self { slots: Vec::new(), free: None, live: 0 }
+        Self {
+            slots: Vec::new(),
+            free: None,
+            live: 0,
+        }
     }
 
     /// Stores an object; `None` if the sandbox holds [`MAX_LIVE`] already.

@@ -30,20 +30,32 @@ pub(crate) fn instrument(wasm: &[u8]) -> Result<Instrumented<'_>> {
         let (context, wasm) = wizer.instrument_component(wasm)?;
         Ok(Instrumented { wizer, context, wasm })
     });
-    result.unwrap_or_else(|_| Err(format_err!("the snapshotter does not support something in this component")))
+    result.unwrap_or_else(|_| {
+        Err(format_err!(
+            "the snapshotter does not support something in this component"
+        ))
+    })
 }
 
 impl Instrumented<'_> {
     /// Freezes the state of an instance whose `load` has run.
     pub(crate) fn freeze(&self, store: &mut Store<State>, instance: Instance) -> Result<Vec<u8>> {
-        let mut reader = Reader { store, instance, failure: None };
+        let mut reader = Reader {
+            store,
+            instance,
+            failure: None,
+        };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             block_on(self.wizer.snapshot_component(&self.context, &mut reader))
         }));
         if let Some(failure) = reader.failure {
             return Err(failure);
         }
-        result.unwrap_or_else(|_| Err(format_err!("the snapshotter does not support the state of this component")))
+        result.unwrap_or_else(|_| {
+            Err(format_err!(
+                "the snapshotter does not support the state of this component"
+            ))
+        })
     }
 }
 
@@ -52,7 +64,9 @@ pub(crate) fn check(store: &Store<State>) -> Result<()> {
     if store.data().table.is_empty() {
         Ok(())
     } else {
-        Err(format_err!("`load` left WASI handles open (it printed to standard output or error): use `log` instead"))
+        Err(format_err!(
+            "`load` left WASI handles open (it printed to standard output or error): use `log` instead"
+        ))
     }
 }
 
@@ -66,8 +80,14 @@ impl Reader<'_> {
     fn call<R: Lift + 'static>(&mut self, instance: &str, func: &str) -> Option<R> {
         let result = (|| {
             let missing = || format_err!("the instrumented component lacks `{instance}#{func}`");
-            let (_, outer) = self.instance.get_export(&mut *self.store, None, instance).ok_or_else(missing)?;
-            let (_, index) = self.instance.get_export(&mut *self.store, Some(&outer), func).ok_or_else(missing)?;
+            let (_, outer) = self
+                .instance
+                .get_export(&mut *self.store, None, instance)
+                .ok_or_else(missing)?;
+            let (_, index) = self
+                .instance
+                .get_export(&mut *self.store, Some(&outer), func)
+                .ok_or_else(missing)?;
             let func = self.instance.get_typed_func::<(), (R,)>(&mut *self.store, index)?;
             Ok(func.call(&mut *self.store, ())?.0)
         })();

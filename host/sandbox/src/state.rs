@@ -15,17 +15,8 @@ use crate::limits::{Limiter, Limits};
 use crate::log::Log;
 use crate::slab::Slab;
 
-/// What a tensor handle stands for: a slot of [`State::tensors`].
-pub enum TensorHandle {}
-/// What a program handle stands for: a slot of [`State::programs`].
-pub enum ProgramHandle {}
-/// What an input file's handle stands for: a slot of [`State::inputs`].
-pub enum InputHandle {}
-/// What an output file's handle stands for: a slot of [`State::outputs`].
-pub enum OutputHandle {}
-
 /// How a host function fails: with an error that the guest gets and may handle, or with the end of the sandbox.
-pub enum HostError {
+pub(crate) enum HostError {
     /// The guest gets it as the WIT's `error`.
     Guest(ops::Error),
     /// The sandbox ends.
@@ -151,7 +142,10 @@ impl State {
         self.scope.get_or_insert_with(|| {
             let budget = Budget::new(self.package.limits.tensor_bytes);
             self.budget = Some(Arc::clone(&budget));
-            let control = Control { deadline: Some(self.deadline), cancelled: self.cancel.flag() };
+            let control = Control {
+                deadline: Some(self.deadline),
+                cancelled: self.cancel.flag(),
+            };
             Scope::new(Arc::clone(&self.runtime), budget, control)
         })
     }
@@ -186,14 +180,20 @@ impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let log = &self.log;
         let ctx = self.wasi.get_or_insert_with(|| crate::wasi::context(log));
-        WasiCtxView { ctx, table: &mut self.table }
+        WasiCtxView {
+            ctx,
+            table: &mut self.table,
+        }
     }
 }
 
 impl types::Host for State {
     fn convert_error(&mut self, error: HostError) -> wasmtime::Result<types::Error> {
         match error {
-            HostError::Guest(error) => Ok(types::Error { code: error.code.into(), message: error.message }),
+            HostError::Guest(error) => Ok(types::Error {
+                code: error.code.into(),
+                message: error.message,
+            }),
             HostError::Trap(error) => Err(error),
         }
     }

@@ -22,25 +22,44 @@ pub(crate) fn explain(
 ) -> Failure {
     let (code, message) = if let Some(stop) = error.downcast_ref::<Stop>() {
         match stop {
-            Stop::Timeout => (Code::Timeout, format!("`{export}` did not end within {} ms", limits.timeout_ms)),
+            Stop::Timeout => (
+                Code::Timeout,
+                format!("`{export}` did not end within {} ms", limits.timeout_ms),
+            ),
             Stop::Cancelled => (Code::Cancelled, "the call was cancelled".to_owned()),
             Stop::Impure(_) => (Code::Internal, stop.to_string()),
         }
     } else if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
-        (Code::Internal, format!("the model called exit({}) instead of returning", exit.0))
+        (
+            Code::Internal,
+            format!("the model called exit({}) instead of returning", exit.0),
+        )
     } else if let Some(wanted) = limiter.refused {
         let limit = limits.memory_bytes;
-        (Code::Quota, format!("the model ran out of memory: it wanted {wanted} bytes, its limit is {limit}"))
+        (
+            Code::Quota,
+            format!("the model ran out of memory: it wanted {wanted} bytes, its limit is {limit}"),
+        )
     } else if let Some(trap) = error.downcast_ref::<Trap>() {
         match trap {
-            Trap::StackOverflow => (Code::Quota, "the model recursed too deeply: its stack is 1 MiB".to_owned()),
+            Trap::StackOverflow => (
+                Code::Quota,
+                "the model recursed too deeply: its stack is 1 MiB".to_owned(),
+            ),
             Trap::UnreachableCodeReached => (Code::Internal, "the model panicked".to_owned()),
             trap => (Code::Internal, format!("the model stopped: {trap}")),
         }
     } else {
-        (Code::Internal, "the model stopped: it broke a rule of the host".to_owned())
+        (
+            Code::Internal,
+            "the model stopped: it broke a rule of the host".to_owned(),
+        )
     };
-    Failure { code, message, detail: Some(detail(error, logs)) }
+    Failure {
+        code,
+        message,
+        detail: Some(detail(error, logs)),
+    }
 }
 
 /// The guest's last words and where it was.

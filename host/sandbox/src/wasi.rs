@@ -95,8 +95,14 @@ pub(crate) fn context(log: &Log) -> WasiCtx {
         .allow_ip_name_lookup(false)
         .max_random_size(MAX_RANDOM_BYTES)
         .wall_clock(CoarseWallClock)
-        .stdout(LogStream { log: log.clone(), stream: Stream::Stdout })
-        .stderr(LogStream { log: log.clone(), stream: Stream::Stderr })
+        .stdout(LogStream {
+            log: log.clone(),
+            stream: Stream::Stdout,
+        })
+        .stderr(LogStream {
+            log: log.clone(),
+            stream: Stream::Stderr,
+        })
         .build()
 }
 
@@ -108,7 +114,9 @@ impl HostWallClock for CoarseWallClock {
     }
 
     fn now(&self) -> Duration {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         Duration::from_millis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
     }
 }
@@ -130,7 +138,10 @@ impl monotonic_clock::Host for State {
     fn subscribe_duration(&mut self, nanoseconds: u64) -> wasmtime::Result<Resource<DynPollable>> {
         let until = Instant::now().checked_add(Duration::from_nanos(nanoseconds));
         let until = until.map_or(self.deadline, |until| until.min(self.deadline));
-        let sleep = self.table.push(Sleep { until, cancel: self.cancel.clone() })?;
+        let sleep = self.table.push(Sleep {
+            until,
+            cancel: self.cancel.clone(),
+        })?;
         subscribe(&mut self.table, sleep)
     }
 }

@@ -45,7 +45,9 @@ const LOADED: &str = r#"
 #[test]
 fn load_runs_once_and_every_sandbox_starts_from_its_snapshot() {
     let host = Host::new();
-    let (guest, prepared) = host.try_open(&host.parts(&fixtures::component("", LOADED), limits())).unwrap();
+    let (guest, prepared) = host
+        .try_open(&host.parts(&fixtures::component("", LOADED), limits()))
+        .unwrap();
     assert_eq!(prepared.load, Load::Snapshot);
     for _ in 0..3 {
         assert_eq!(call(&guest, "{}").result.unwrap().json, "7");
@@ -58,7 +60,9 @@ fn a_component_that_cannot_be_snapshotted_says_why_and_loads_in_every_sandbox() 
     // A start function has run before there is anything to snapshot.
     let wasm = fixtures::component("", &format!("{LOADED} (func $start) (start $start)"));
     let (guest, prepared) = host.try_open(&host.parts(&wasm, limits())).unwrap();
-    let Load::PerSandbox { why } = &prepared.load else { panic!("it was snapshotted: {prepared:?}") };
+    let Load::PerSandbox { why } = &prepared.load else {
+        panic!("it was snapshotted: {prepared:?}")
+    };
     assert!(!why.is_empty());
     assert_eq!(call(&guest, "{}").result.unwrap().json, "7");
 }
@@ -74,8 +78,14 @@ fn a_load_that_fails_is_reported_in_its_own_words() {
         (i32.store (i32.const 44) (i32.const 13))
         (i32.const 32))
       (data (i32.const 4096) "no vocabulary")"#;
-    let error = host.try_open(&host.parts(&fixtures::component("", body), limits())).err().unwrap();
-    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Component, "`load` failed: no vocabulary"));
+    let error = host
+        .try_open(&host.parts(&fixtures::component("", body), limits()))
+        .err()
+        .unwrap();
+    assert_eq!(
+        (error.kind, error.message.as_str()),
+        (ErrorKind::Component, "`load` failed: no vocabulary")
+    );
 }
 
 const LOG_IMPORT: &str = r#"(import "maquette:model/run@0.1.0" "log" (func $log (param i32 i32 i32)))
@@ -96,12 +106,25 @@ fn logs_progress_and_items_are_told_as_they_come() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&seen);
     let events = Box::new(move |event| sink.lock().unwrap().push(event));
-    let outcome = call_with(&guest, Call { input: "{}".into(), events: Some(events), ..Call::default() });
+    let outcome = call_with(
+        &guest,
+        Call {
+            input: "{}".into(),
+            events: Some(events),
+            ..Call::default()
+        },
+    );
     assert_eq!(outcome.result.unwrap().items, 1);
     let line = outcome.report.logs[0].clone();
     assert_eq!((line.level, line.message.as_str()), (LogLevel::Warn, "hello"));
-    let progress = Event::Progress { fraction: 0.0, message: "hello".into() };
-    assert_eq!(*seen.lock().unwrap(), [Event::Log(line), progress, Event::Item("{}".into())]);
+    let progress = Event::Progress {
+        fraction: 0.0,
+        message: "hello".into(),
+    };
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [Event::Log(line), progress, Event::Item("{}".into())]
+    );
 }
 
 #[test]
@@ -119,8 +142,21 @@ fn a_guest_reads_the_files_of_its_call_and_no_others() {
       (data (i32.const 4096) "0")"#;
     let guest = host.open(&fixtures::component(imports, body));
     let ask = |input: String| {
-        let files = vec![InputFile { media_type: "text/plain".into(), bytes: b"[42]"[..].into() }];
-        call_with(&guest, Call { input, files, ..Call::default() }).result.unwrap().json
+        let files = vec![InputFile {
+            media_type: "text/plain".into(),
+            bytes: b"[42]"[..].into(),
+        }];
+        call_with(
+            &guest,
+            Call {
+                input,
+                files,
+                ..Call::default()
+            },
+        )
+        .result
+        .unwrap()
+        .json
     };
     assert_eq!(ask(maquette_sandbox::files::reference(0)), "[42]");
     assert_eq!(ask(maquette_sandbox::files::reference(1)), "0");
@@ -141,7 +177,10 @@ fn a_changed_artifact_is_not_run_and_preparing_again_mends_it() {
     let open = |prepared: &Prepared| maquette_sandbox::Guest::open(&host.engine, &host.runtime, &parts, prepared);
     assert_eq!(open(&prepared).err().unwrap().kind, ErrorKind::Artifact);
     let (guest, again) = host.try_open(&parts).unwrap();
-    assert_eq!(again.artifact_sha256, prepared.artifact_sha256, "compiling is deterministic");
+    assert_eq!(
+        again.artifact_sha256, prepared.artifact_sha256,
+        "compiling is deterministic"
+    );
     assert_eq!(call(&guest, "{}").result.unwrap().json, "{}");
 }
 

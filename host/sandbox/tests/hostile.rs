@@ -16,7 +16,11 @@ fn predict(host: &Host, imports: &str, functions: &str) -> (Failure, maquette_sa
     let guest = host.open(&fixtures::component(imports, functions));
     let outcome = call(&guest, "{}");
     let good = host.open(&fixtures::echo());
-    assert_eq!(call(&good, "[1]").result.unwrap().json, "[1]", "a good guest is served afterwards");
+    assert_eq!(
+        call(&good, "[1]").result.unwrap().json,
+        "[1]",
+        "a good guest is served afterwards"
+    );
     (outcome.result.unwrap_err(), outcome.report)
 }
 
@@ -28,23 +32,40 @@ fn a_guest_that_loops_is_stopped_at_its_deadline() {
     let guest = host.open(&fixtures::component("", body));
     let began = Instant::now();
     let failure = call(&guest, "{}").result.unwrap_err();
-    assert_eq!((failure.code, failure.message.as_str()), (Code::Timeout, "`predict` did not end within 300 ms"));
-    assert!(began.elapsed() < Duration::from_millis(300) + LATE, "{:?} of {:?}", began.elapsed(), started.elapsed());
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Timeout, "`predict` did not end within 300 ms")
+    );
+    assert!(
+        began.elapsed() < Duration::from_millis(300) + LATE,
+        "{:?} of {:?}",
+        began.elapsed(),
+        started.elapsed()
+    );
 }
 
 #[test]
 fn a_load_that_loops_is_refused() {
     let host = Host::new();
     let body = "(func $load (result i32) (loop $l (br $l)) unreachable)";
-    let error = host.try_open(&host.parts(&fixtures::component("", body), limits())).err().unwrap();
-    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Component, "`load` failed: `load` did not end within 300 ms"));
+    let error = host
+        .try_open(&host.parts(&fixtures::component("", body), limits()))
+        .err()
+        .unwrap();
+    assert_eq!(
+        (error.kind, error.message.as_str()),
+        (ErrorKind::Component, "`load` failed: `load` did not end within 300 ms")
+    );
 }
 
 #[test]
 fn a_start_function_that_loops_is_refused() {
     let host = Host::new();
     let body = "(func $s (loop $l (br $l))) (start $s)";
-    let error = host.try_open(&host.parts(&fixtures::component("", body), limits())).err().unwrap();
+    let error = host
+        .try_open(&host.parts(&fixtures::component("", body), limits()))
+        .err()
+        .unwrap();
     assert!(error.message.contains("did not end within 300 ms"), "{error}");
 }
 
@@ -61,8 +82,13 @@ fn an_allocator_that_loops_is_stopped_at_the_deadline() {
 fn a_cancelled_call_stops_within_a_tick_or_so() {
     let host = Host::new();
     let body = "(func $predict (param i32 i32) (result i32) (loop $l (br $l)) unreachable)";
-    let slow = Limits { timeout_ms: 60_000, ..limits() };
-    let (guest, _) = host.try_open(&host.parts(&fixtures::component("", body), slow)).unwrap();
+    let slow = Limits {
+        timeout_ms: 60_000,
+        ..limits()
+    };
+    let (guest, _) = host
+        .try_open(&host.parts(&fixtures::component("", body), slow))
+        .unwrap();
     let cancel = Cancel::default();
     let remote = cancel.clone();
     let canceller = std::thread::spawn(move || {
@@ -70,9 +96,21 @@ fn a_cancelled_call_stops_within_a_tick_or_so() {
         remote.cancel();
         Instant::now()
     });
-    let failure = call_with(&guest, Call { input: "{}".into(), cancel, ..Call::default() }).result.unwrap_err();
+    let failure = call_with(
+        &guest,
+        Call {
+            input: "{}".into(),
+            cancel,
+            ..Call::default()
+        },
+    )
+    .result
+    .unwrap_err();
     assert!(canceller.join().unwrap().elapsed() < LATE);
-    assert_eq!((failure.code, failure.message.as_str()), (Code::Cancelled, "the call was cancelled"));
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Cancelled, "the call was cancelled")
+    );
 }
 
 #[test]
@@ -90,7 +128,11 @@ fn a_guest_that_grows_meets_its_limit_and_the_caller_is_told() {
         (loop $l (br_if $l (i32.ge_s (memory.grow (i32.const 16)) (i32.const 0)))) unreachable)";
     let (failure, report) = predict(&Host::new(), "", body);
     assert_eq!(failure.code, Code::Quota);
-    assert!(failure.message.starts_with("the model ran out of memory: it wanted"), "{}", failure.message);
+    assert!(
+        failure.message.starts_with("the model ran out of memory: it wanted"),
+        "{}",
+        failure.message
+    );
     assert!(report.guest_memory_bytes <= limits().memory_bytes);
 }
 
@@ -98,7 +140,10 @@ fn a_guest_that_grows_meets_its_limit_and_the_caller_is_told() {
 fn many_memories_share_one_limit() {
     let host = Host::new();
     let body = "(memory $b 200) (memory $c 200)";
-    let error = host.try_open(&host.parts(&fixtures::component("", body), limits())).err().unwrap();
+    let error = host
+        .try_open(&host.parts(&fixtures::component("", body), limits()))
+        .err()
+        .unwrap();
     assert!(error.message.contains("ran out of memory"), "{error}");
 }
 
@@ -107,9 +152,15 @@ fn a_trap_is_short_for_the_caller_and_whole_for_the_contributor() {
     let body = "(func $faulty (result i32) unreachable)
       (func $predict (param i32 i32) (result i32) (call $faulty))";
     let (failure, _) = predict(&Host::new(), "", body);
-    assert_eq!((failure.code, failure.message.as_str()), (Code::Internal, "the model panicked"));
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Internal, "the model panicked")
+    );
     let detail = failure.detail.unwrap();
-    assert!(detail.contains("unreachable") && detail.contains("0: faulty") && detail.contains("1: predict"), "{detail}");
+    assert!(
+        detail.contains("unreachable") && detail.contains("0: faulty") && detail.contains("1: predict"),
+        "{detail}"
+    );
 }
 
 #[test]
@@ -117,26 +168,48 @@ fn load_may_not_touch_tensors() {
     let host = Host::new();
     let imports = r#"(import "maquette:model/tensors@0.1.0" "resolve" (func $resolve (param i32 i32 i32)))"#;
     let body = "(func $load (result i32) (call $resolve (i32.const 0) (i32.const 0) (i32.const 5000)) (i32.const 32))";
-    let error = host.try_open(&host.parts(&fixtures::component(imports, body), limits())).err().unwrap();
-    assert!(error.message.contains("`load` is pure and may not call tensors.resolve"), "{error}");
+    let error = host
+        .try_open(&host.parts(&fixtures::component(imports, body), limits()))
+        .err()
+        .unwrap();
+    assert!(
+        error
+            .message
+            .contains("`load` is pure and may not call tensors.resolve"),
+        "{error}"
+    );
 }
 
 #[test]
 fn an_output_that_is_not_json_or_too_large_is_refused() {
     let host = Host::new();
-    let (failure, _) = predict(&host, "", r#"
-      (func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const 3))) (data (i32.const 4096) "{a}")"#);
+    let (failure, _) = predict(
+        &host,
+        "",
+        r#"
+      (func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const 3))) (data (i32.const 4096) "{a}")"#,
+    );
     assert_eq!(failure.code, Code::Internal);
     assert!(failure.message.contains("not JSON"), "{}", failure.message);
-    let (failure, _) = predict(&host, "", "
-      (func $predict (param i32 i32) (result i32) (call $ok (call $alloc (i32.const 70000)) (i32.const 70000)))");
-    assert_eq!((failure.code, failure.message.as_str()), (Code::Quota, "the output takes 70000 bytes; the limit is 65536"));
+    let (failure, _) = predict(
+        &host,
+        "",
+        "
+      (func $predict (param i32 i32) (result i32) (call $ok (call $alloc (i32.const 70000)) (i32.const 70000)))",
+    );
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Quota, "the output takes 70000 bytes; the limit is 65536")
+    );
 }
 
 #[test]
 fn an_output_beyond_the_guests_memory_ends_the_sandbox_and_nothing_else() {
-    let (failure, _) = predict(&Host::new(), "",
-      "(func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const -1)))");
+    let (failure, _) = predict(
+        &Host::new(),
+        "",
+        "(func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const -1)))",
+    );
     assert_eq!(failure.code, Code::Internal);
 }
 
@@ -154,7 +227,10 @@ fn a_log_flood_is_bounded_and_counted() {
       (data (i32.const 4096) "0123456789abcdef")"#;
     let outcome = call(&host.open(&fixtures::component(imports, body)), "{}");
     assert!(outcome.result.is_ok());
-    assert_eq!((outcome.report.logs.len(), outcome.report.dropped_log_bytes), (128, (10_000 - 128) * 16));
+    assert_eq!(
+        (outcome.report.logs.len(), outcome.report.dropped_log_bytes),
+        (128, (10_000 - 128) * 16)
+    );
 }
 
 const TENSORS: &str = r#"
@@ -189,7 +265,14 @@ fn a_shape_whose_product_overflows_or_does_not_match_is_an_error() {
         (i32.store8 (i32.const 4200) (i32.add (i32.const 48) (i32.load8_u (i32.const 5004))))
         (call $ok (i32.const 4200) (i32.load8_u (i32.const 5000))))
       (data (i32.const 4096) "\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff")"#;
-    assert_eq!(call(&host.open(&fixtures::component(TENSORS, body)), "{}").result.unwrap().json, "1", "code `shape`");
+    assert_eq!(
+        call(&host.open(&fixtures::component(TENSORS, body)), "{}")
+            .result
+            .unwrap()
+            .json,
+        "1",
+        "code `shape`"
+    );
 }
 
 #[test]
@@ -230,7 +313,10 @@ fn a_thousand_hostile_calls_leave_no_tensor_bytes_behind() {
         assert_eq!(outcome.report.tensor_bytes, 65536);
     }
     let grown = resident().saturating_sub(before);
-    assert!(grown < 32 << 20, "1,000 calls that each held 64 KiB grew the host by {grown} bytes");
+    assert!(
+        grown < 32 << 20,
+        "1,000 calls that each held 64 KiB grew the host by {grown} bytes"
+    );
 }
 
 /// Resident memory of this process, in bytes.

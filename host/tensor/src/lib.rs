@@ -1,1 +1,29 @@
-//! Tensors, budgets, weights and programs on candle. Knows nothing of wasm.
+//! Tensors, budgets, weights and programs on candle. Knows nothing of wasm and can be used without it.
+//!
+//! A [`Runtime`] is a process's device with its weights and compiled programs; a [`Scope`] is one call's world of tensors, under
+//! one [`Budget`]. Whatever reaches a kernel has passed the rules of `maquette-ops` and fits the budget first: candle aborts or
+//! panics on some of what it does not check.
+//!
+//! Threads: kernels borrow the process's rayon pool and candle's own, both sized to the machine. Calls from several threads
+//! take turns op by op; a server therefore runs few calls at once, and queues the rest.
+
+#[cfg(target_endian = "big")]
+compile_error!("elements cross the boundary as they lie in memory, which must be little-endian");
+
+mod budget;
+mod kernels;
+mod program;
+mod resident;
+mod runtime;
+mod safetensors;
+mod scope;
+mod tensor;
+
+pub use budget::{Budget, Charge};
+pub use maquette_ops as ops;
+pub use program::{Program, ProgramCache, ProgramCost};
+pub use resident::WeightStore;
+pub use runtime::{Runtime, RuntimeConfig};
+pub use safetensors::{TensorInfo, WeightFile};
+pub use scope::{Control, Scope, Stats};
+pub use tensor::Tensor;

@@ -13,7 +13,11 @@ impl State {
             let names: Vec<_> = self.package.assets.keys().map(String::as_str).collect();
             Error::unsupported(format!(
                 "this version has no asset `{name}`; it has: {}. Assets are named in [assets] of maquette.toml",
-                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+                if names.is_empty() {
+                    "none".to_owned()
+                } else {
+                    names.join(", ")
+                }
             ))
         })
     }
@@ -28,7 +32,10 @@ impl State {
             )));
         }
         let mut bytes = vec![0; len as usize];
-        asset.file.read_exact_at(&mut bytes, offset).map_err(|e| Error::internal(format!("asset `{name}`: {e}")))?;
+        asset
+            .file
+            .read_exact_at(&mut bytes, offset)
+            .map_err(|e| Error::internal(format!("asset `{name}`: {e}")))?;
         Ok(bytes)
     }
 }

@@ -5,9 +5,10 @@ use wasmtime::component::Resource;
 
 use super::{stale, too_many};
 use crate::bindings::maquette::model::files;
+use crate::bindings::{InputHandle, OutputHandle};
 use crate::call::{InputFile, OutputFile};
 use crate::files::{index, printable, reference};
-use crate::state::{HostError, InputHandle, OutputHandle, State};
+use crate::state::{HostError, State};
 
 impl State {
     fn input(&self, handle: &Resource<InputHandle>) -> wasmtime::Result<&InputFile> {
@@ -22,7 +23,9 @@ impl files::HostInputFile for State {
     fn open(&mut self, reference: String) -> Result<Resource<InputHandle>, HostError> {
         self.enter("files.input-file.open")?;
         let at = index(&reference).filter(|at| *at < self.files.len()).ok_or_else(|| {
-            Error::invalid_input("this is not a reference to a file of the input: pass what a `format: uri` field holds")
+            Error::invalid_input(
+                "this is not a reference to a file of the input: pass what a `format: uri` field holds",
+            )
         })?;
         let handle = self.inputs.insert(at).ok_or_else(|| too_many("open files"))?;
         Ok(Resource::new_own(handle))
@@ -42,7 +45,9 @@ impl files::HostInputFile for State {
         self.enter("files.input-file.read")?;
         let bytes = &self.input(&this)?.bytes;
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-        let end = start.saturating_add(usize::try_from(len).unwrap_or(usize::MAX)).min(bytes.len());
+        let end = start
+            .saturating_add(usize::try_from(len).unwrap_or(usize::MAX))
+            .min(bytes.len());
         Ok(bytes[start..end].to_vec())
     }
 
@@ -54,7 +59,10 @@ impl files::HostInputFile for State {
 impl files::HostOutputFile for State {
     fn create(&mut self, media_type: String) -> Result<Resource<OutputHandle>, HostError> {
         self.enter("files.output-file.create")?;
-        let file = OutputFile { media_type: printable(&media_type), bytes: Vec::new() };
+        let file = OutputFile {
+            media_type: printable(&media_type),
+            bytes: Vec::new(),
+        };
         let handle = self.outputs.insert(file).ok_or_else(|| too_many("output files"))?;
         Ok(Resource::new_own(handle))
     }
@@ -67,7 +75,11 @@ impl files::HostOutputFile for State {
             return Err(Error::quota(format!("output files would take {wanted} bytes; the limit is {limit}")).into());
         }
         self.file_bytes = wanted;
-        self.outputs.get_mut(this.rep()).ok_or_else(|| stale("file"))?.bytes.extend_from_slice(&data);
+        self.outputs
+            .get_mut(this.rep())
+            .ok_or_else(|| stale("file"))?
+            .bytes
+            .extend_from_slice(&data);
         Ok(())
     }
 

@@ -63,7 +63,10 @@ fn attrs(list: Vec<types::Attr>) -> Result<Vec<Attr>, Error> {
 
 /// The refusal when a sandbox holds too many objects of a kind.
 fn too_many(what: &str) -> Error {
-    Error::quota(format!("a sandbox may hold at most {} {what}: drop those no longer used", crate::slab::MAX_LIVE))
+    Error::quota(format!(
+        "a sandbox may hold at most {} {what}: drop those no longer used",
+        crate::slab::MAX_LIVE
+    ))
 }
 
 /// A handle that wasmtime accepted but that stands for nothing: a bug of the host, so the sandbox ends.

@@ -9,7 +9,8 @@ use wasmtime::component::Resource;
 
 use super::{attrs, dims, stale, too_many};
 use crate::bindings::maquette::model::programs;
-use crate::state::{HostError, ProgramHandle, State, TensorHandle};
+use crate::bindings::{ProgramHandle, TensorHandle};
+use crate::state::{HostError, State};
 
 impl State {
     fn program(&self, handle: &Resource<ProgramHandle>) -> wasmtime::Result<&Arc<Program>> {
@@ -17,7 +18,10 @@ impl State {
     }
 
     fn hand_out_program(&mut self, program: Arc<Program>) -> Result<Resource<ProgramHandle>, Error> {
-        self.programs.insert(program).map(Resource::new_own).ok_or_else(|| too_many("programs"))
+        self.programs
+            .insert(program)
+            .map(Resource::new_own)
+            .ok_or_else(|| too_many("programs"))
     }
 }
 
@@ -26,7 +30,9 @@ impl programs::Host for State {}
 impl programs::HostProgram for State {
     fn find(&mut self, digest: String) -> wasmtime::Result<Option<Resource<ProgramHandle>>> {
         self.enter("programs.program.find")?;
-        let Some(program) = self.runtime.programs().find(&digest, &self.package.weights) else { return Ok(None) };
+        let Some(program) = self.runtime.programs().find(&digest, &self.package.weights) else {
+            return Ok(None);
+        };
         Ok(self.hand_out_program(program).ok())
     }
 
@@ -46,7 +52,10 @@ impl programs::HostProgram for State {
         self.enter("programs.program.cost")?;
         let shapes: Vec<&[u32]> = shapes.iter().map(Vec::as_slice).collect();
         let cost = self.program(&this)?.cost(&shapes)?;
-        Ok(programs::Cost { flops: cost.flops, peak_bytes: cost.peak_bytes })
+        Ok(programs::Cost {
+            flops: cost.flops,
+            peak_bytes: cost.peak_bytes,
+        })
     }
 
     fn run(
@@ -67,13 +76,20 @@ impl programs::HostProgram for State {
     }
 
     fn drop(&mut self, this: Resource<ProgramHandle>) -> wasmtime::Result<()> {
-        self.programs.remove(this.rep()).map(drop).ok_or_else(|| stale("program"))
+        self.programs
+            .remove(this.rep())
+            .map(drop)
+            .ok_or_else(|| stale("program"))
     }
 }
 
 fn convert(description: programs::Description) -> Result<Description, Error> {
     let inputs = description.inputs.into_iter().map(|input| {
-        Ok(Input { name: input.name, dtype: input.dtype.into(), shape: dims(input.shape)? })
+        Ok(Input {
+            name: input.name,
+            dtype: input.dtype.into(),
+            shape: dims(input.shape)?,
+        })
     });
     let weights = description.weights.into_iter().map(|weight| WeightRef {
         file: weight.file,
@@ -87,7 +103,12 @@ fn convert(description: programs::Description) -> Result<Description, Error> {
         data: constant.data,
     });
     let nodes = description.nodes.into_iter().map(|node| {
-        Ok(Node { op: node.op, inputs: node.inputs, attrs: attrs(node.attrs)?, location: node.location })
+        Ok(Node {
+            op: node.op,
+            inputs: node.inputs,
+            attrs: attrs(node.attrs)?,
+            location: node.location,
+        })
     });
     Ok(Description {
         symbols: description.symbols,

@@ -29,7 +29,11 @@ impl run::Host for State {
     fn progress(&mut self, fraction: f64, message: String) -> wasmtime::Result<()> {
         self.enter("run.progress")?;
         if let Some(events) = &mut self.events {
-            let fraction = if fraction.is_nan() { 0.0 } else { fraction.clamp(0.0, 1.0) };
+            let fraction = if fraction.is_nan() {
+                0.0
+            } else {
+                fraction.clamp(0.0, 1.0)
+            };
             let message = clean(&message[..message.floor_char_boundary(MAX_PROGRESS_MESSAGE)]);
             events(Event::Progress { fraction, message });
         }
@@ -77,7 +81,9 @@ impl run::Host for State {
         self.enter("run.metric")?;
         let well_formed = !name.is_empty()
             && name.len() <= MAX_METRIC_NAME
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         let room = self.metrics.len() < MAX_METRICS || self.metrics.contains_key(&name);
         if well_formed && room && value.is_finite() {
             self.metrics.insert(name, value);

@@ -5,8 +5,9 @@ use maquette_tensor::ops::{self, Error, OpId};
 use wasmtime::component::Resource;
 
 use super::{attrs, stale, too_many};
+use crate::bindings::TensorHandle;
 use crate::bindings::maquette::model::{tensors, types};
-use crate::state::{HostError, State, TensorHandle};
+use crate::state::{HostError, State};
 
 /// Ops rarely have more inputs; those with more are looked up on the heap.
 const INLINE_INPUTS: usize = 4;
@@ -21,7 +22,10 @@ impl State {
     /// A new handle to a tensor.
     #[inline]
     pub(super) fn hand_out(&mut self, tensor: Tensor) -> Result<Resource<TensorHandle>, Error> {
-        self.tensors.insert(tensor).map(Resource::new_own).ok_or_else(|| too_many("tensors"))
+        self.tensors
+            .insert(tensor)
+            .map(Resource::new_own)
+            .ok_or_else(|| too_many("tensors"))
     }
 
     /// Refuses a download that the guest's memory could not take.

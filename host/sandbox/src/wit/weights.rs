@@ -6,8 +6,9 @@ use maquette_tensor::WeightFile;
 use maquette_tensor::ops::Error;
 use wasmtime::component::Resource;
 
+use crate::bindings::TensorHandle;
 use crate::bindings::maquette::model::{types, weights};
-use crate::state::{HostError, State, TensorHandle};
+use crate::state::{HostError, State};
 
 impl State {
     fn weight_file(&self, file: &str) -> Result<&Arc<WeightFile>, Error> {

@@ -19,8 +19,17 @@ impl Host {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let cache = folder.path().join("cache");
-        let engine = Engine::new(EngineConfig { cache, calls: 8, backtraces: true }).unwrap();
-        Self { engine, runtime: Runtime::cpu(RuntimeConfig::default()).unwrap(), folder }
+        let engine = Engine::new(EngineConfig {
+            cache,
+            calls: 8,
+            backtraces: true,
+        })
+        .unwrap();
+        Self {
+            engine,
+            runtime: Runtime::cpu(RuntimeConfig::default()).unwrap(),
+            folder,
+        }
     }
 
     pub fn part(&self, bytes: &[u8]) -> Part {
@@ -31,7 +40,12 @@ impl Host {
     }
 
     pub fn parts(&self, wasm: &[u8], limits: Limits) -> Parts {
-        Parts { component: self.part(wasm), weights: BTreeMap::new(), assets: BTreeMap::new(), limits }
+        Parts {
+            component: self.part(wasm),
+            weights: BTreeMap::new(),
+            assets: BTreeMap::new(),
+            limits,
+        }
     }
 
     pub fn try_open(&self, parts: &Parts) -> Result<(Guest, Prepared), Error> {
@@ -58,7 +72,13 @@ pub fn limits() -> Limits {
 
 /// Calls a guest on a thread with the stack that guests need.
 pub fn call(guest: &Guest, input: &str) -> Outcome {
-    call_with(guest, Call { input: input.to_owned(), ..Call::default() })
+    call_with(
+        guest,
+        Call {
+            input: input.to_owned(),
+            ..Call::default()
+        },
+    )
 }
 
 pub fn call_with(guest: &Guest, call: Call) -> Outcome {

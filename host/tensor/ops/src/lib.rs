@@ -1,1 +1,30 @@
-//! The op table's pure half: names, documentation, attributes, shape and dtype rules, costs, program descriptions.
+//! The op table's pure half: names, documentation, attributes, shape and dtype rules, costs, and program descriptions.
+//!
+//! No I/O and no tensors: the host checks with it, the SDK records with it, the documentation is generated from it.
+
+mod dim;
+mod dtype;
+mod error;
+pub mod program;
+mod rules;
+mod table;
+
+pub use dim::{Dim, Extent};
+pub use dtype::DType;
+pub use error::{Code, Error};
+pub use rules::{
+    Attr, Cost, Shape, Type, attr_axis, attr_dtype, attr_flag, attr_float, broadcast, check_shape, normalise, show,
+};
+pub use table::{Accepts, AttrKind, AttrSpec, InputSpec, Occurs, Op, OpId, OpSpec, lookup, nearest, spec, table};
+
+/// The most dimensions of a tensor.
+pub const MAX_RANK: usize = 8;
+
+/// The most elements of a tensor: kernels index with 32 bits.
+pub const MAX_ELEMENTS: u64 = (1 << 31) - 1;
+
+/// The most nodes of a program.
+pub const MAX_NODES: usize = 65_536;
+
+/// The most bytes of a program's constants together.
+pub const MAX_CONSTANT_BYTES: usize = 1 << 20;

@@ -1,0 +1,339 @@
+//! The op table: what each op is called, takes, returns and means. Eager calls, programs, budgets, the SDK and the
+//! documentation all read it.
+
+use crate::dtype::DType;
+use crate::error::Error;
+
+/// An op of the table, resolved from its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OpId(pub u32);
+
+/// What an input may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepts {
+    /// f32, f16, bf16.
+    Float,
+    /// Any element type.
+    Any,
+    /// u8, u32, i64: indices, or conditions.
+    Index,
+}
+
+/// How often an input occurs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occurs {
+    /// Exactly once.
+    Once,
+    /// Once or not at all; only the last inputs are optional.
+    Optional,
+    /// Once or more; only the last input is repeated.
+    Repeated,
+}
+
+/// An input of an op.
+#[derive(Clone, Copy, Debug)]
+pub struct InputSpec {
+    /// For documentation and messages.
+    pub name: &'static str,
+    /// What it may hold.
+    pub accepts: Accepts,
+    /// How often it occurs.
+    pub occurs: Occurs,
+}
+
+/// The type of an attribute and its default.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum AttrKind {
+    /// Yes or no.
+    Flag(bool),
+    /// An axis; negative ones count from the end.
+    Axis(Option<i64>),
+    /// A number.
+    Float(Option<f64>),
+    /// Axes; all of them if there are none.
+    Axes,
+    /// A shape; required.
+    Shape,
+    /// One dimension; required.
+    Size,
+    /// An element type.
+    DType(Option<DType>),
+}
+
+/// An attribute of an op.
+#[derive(Clone, Copy, Debug)]
+pub struct AttrSpec {
+    /// For documentation and messages.
+    pub name: &'static str,
+    /// Its type and default.
+    pub kind: AttrKind,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct OpSpec {
+    /// Which op it is; the host's implementations match on it.
+    pub op: Op,
+    /// The versioned name, such as `matmul/1`.
+    pub name: &'static str,
+    /// What it computes, in a sentence or two.
+    pub doc: &'static str,
+    /// Its inputs in order.
+    pub inputs: &'static [InputSpec],
+    /// Its attributes in order.
+    pub attrs: &'static [AttrSpec],
+}
+
+const fn x(name: &'static str, accepts: Accepts) -> InputSpec {
+    InputSpec {
+        name,
+        accepts,
+        occurs: Occurs::Once,
+    }
+}
+const fn optional(name: &'static str, accepts: Accepts) -> InputSpec {
+    InputSpec {
+        name,
+        accepts,
+        occurs: Occurs::Optional,
+    }
+}
+const fn repeated(name: &'static str, accepts: Accepts) -> InputSpec {
+    InputSpec {
+        name,
+        accepts,
+        occurs: Occurs::Repeated,
+    }
+}
+const fn attr(name: &'static str, kind: AttrKind) -> AttrSpec {
+    AttrSpec { name, kind }
+}
+
+use AttrKind as K;
+
+const ONE_ANY: &[InputSpec] = &[x("x", Accepts::Any)];
+const ONE_FLOAT: &[InputSpec] = &[x("x", Accepts::Float)];
+const TWO_ANY: &[InputSpec] = &[x("a", Accepts::Any), x("b", Accepts::Any)];
+const TWO_FLOAT: &[InputSpec] = &[x("a", Accepts::Float), x("b", Accepts::Float)];
+const REDUCE: &[AttrSpec] = &[attr("dims", K::Axes), attr("keepdim", K::Flag(false))];
+const ARG: &[AttrSpec] = &[attr("dim", K::Axis(None)), attr("keepdim", K::Flag(false))];
+const DIM: &[AttrSpec] = &[attr("dim", K::Axis(None))];
+const LAST_DIM: &[AttrSpec] = &[attr("dim", K::Axis(Some(-1)))];
+
+macro_rules! table {
+    ($($op:ident $name:literal $inputs:expr, $attrs:expr, $doc:literal;)*) => {
+        /// Every op, in the table's order.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Op { $(#[doc = $doc] $op,)* }
+
+        static TABLE: &[OpSpec] = &[
+            $(OpSpec { op: Op::$op, name: concat!($name, "/1"), doc: $doc, inputs: $inputs, attrs: $attrs },)*
+        ];
+    };
+}
+
+table! {
+    Add "add" TWO_ANY, &[], "`a + b`, element by element, broadcasting. Both of one dtype.";
+    Sub "sub" TWO_ANY, &[], "`a - b`, element by element, broadcasting. Both of one dtype.";
+    Mul "mul" TWO_ANY, &[], "`a * b`, element by element, broadcasting. Both of one dtype.";
+    Div "div" TWO_FLOAT, &[], "`a / b`, element by element, broadcasting. Floats only: integers could divide by zero.";
+    Maximum "maximum" TWO_ANY, &[], "The larger of `a` and `b`, element by element, broadcasting.";
+    Minimum "minimum" TWO_ANY, &[], "The smaller of `a` and `b`, element by element, broadcasting.";
+    Eq "eq" TWO_ANY, &[], "1 where `a == b`, else 0, as u8; broadcasting.";
+    Ne "ne" TWO_ANY, &[], "1 where `a != b`, else 0, as u8; broadcasting.";
+    Lt "lt" TWO_ANY, &[], "1 where `a < b`, else 0, as u8; broadcasting.";
+    Le "le" TWO_ANY, &[], "1 where `a <= b`, else 0, as u8; broadcasting.";
+    Gt "gt" TWO_ANY, &[], "1 where `a > b`, else 0, as u8; broadcasting.";
+    Ge "ge" TWO_ANY, &[], "1 where `a >= b`, else 0, as u8; broadcasting.";
+    Where "where" &[x("condition", Accepts::Index), x("a", Accepts::Any), x("b", Accepts::Any)], &[],
+        "`a` where the condition is not 0, else `b`; all three broadcast.";
+    Affine "affine" ONE_FLOAT, &[attr("mul", K::Float(Some(1.0))), attr("add", K::Float(Some(0.0)))], "`x * mul + add`.";
+    Clamp "clamp" ONE_FLOAT, &[attr("min", K::Float(None)), attr("max", K::Float(None))],
+        "`x` held between `min` and `max`; `min` must not exceed `max`.";
+    Powf "powf" ONE_FLOAT, &[attr("exponent", K::Float(None))], "`x` to the power of a number.";
+    Neg "neg" ONE_FLOAT, &[], "`-x`.";
+    Abs "abs" ONE_FLOAT, &[], "The absolute value.";
+    Exp "exp" ONE_FLOAT, &[], "e to the power of `x`.";
+    Log "log" ONE_FLOAT, &[], "The natural logarithm.";
+    Sqrt "sqrt" ONE_FLOAT, &[], "The square root.";
+    Rsqrt "rsqrt" ONE_FLOAT, &[], "1 over the square root.";
+    Sqr "sqr" ONE_FLOAT, &[], "`x * x`.";
+    Recip "recip" ONE_FLOAT, &[], "`1 / x`.";
+    Sin "sin" ONE_FLOAT, &[], "The sine, `x` in radians.";
+    Cos "cos" ONE_FLOAT, &[], "The cosine, `x` in radians.";
+    Tanh "tanh" ONE_FLOAT, &[], "The hyperbolic tangent.";
+    Sigmoid "sigmoid" ONE_FLOAT, &[], "`1 / (1 + exp(-x))`.";
+    Silu "silu" ONE_FLOAT, &[], "`x * sigmoid(x)`, also called swish.";
+    Relu "relu" ONE_FLOAT, &[], "`max(x, 0)`.";
+    Gelu "gelu" ONE_FLOAT, &[], "GELU in its tanh approximation (Hendrycks and Gimpel, 2016).";
+    GeluErf "gelu_erf" ONE_FLOAT, &[], "GELU, exact: `x * Phi(x)` (Hendrycks and Gimpel, 2016).";
+    Erf "erf" ONE_FLOAT, &[], "The error function.";
+    Floor "floor" ONE_FLOAT, &[], "The largest integer not above `x`.";
+    Ceil "ceil" ONE_FLOAT, &[], "The smallest integer not below `x`.";
+    Round "round" ONE_FLOAT, &[], "The nearest integer, halves away from zero.";
+    Sign "sign" ONE_FLOAT, &[], "-1, 0 or 1.";
+    Cast "cast" ONE_ANY, &[attr("dtype", K::DType(None))],
+        "The same values as another dtype; floats lose their fraction and saturate on the way to integers.";
+    Sum "sum" ONE_ANY, REDUCE, "The sum over dimensions (all, if none are named). Half floats add up in f32.";
+    Mean "mean" ONE_FLOAT, REDUCE, "The mean over dimensions (all, if none are named). Half floats add up in f32.";
+    Max "max" ONE_ANY, REDUCE, "The largest element over dimensions (all, if none are named), which must not be empty.";
+    Min "min" ONE_ANY, REDUCE, "The smallest element over dimensions (all, if none are named), which must not be empty.";
+    Argmax "argmax" ONE_ANY, ARG, "The index of the largest element along a dimension, the first of equals, as u32.";
+    Argmin "argmin" ONE_ANY, ARG, "The index of the smallest element along a dimension, the first of equals, as u32.";
+    Reshape "reshape" ONE_ANY, &[attr("shape", K::Shape)],
+        "The same elements in row-major order under another shape, in which one -1 stands for what is left.";
+    Transpose "transpose" ONE_ANY, &[attr("dim1", K::Axis(None)), attr("dim2", K::Axis(None))], "Two dimensions exchanged.";
+    Permute "permute" ONE_ANY, &[attr("dims", K::Axes)], "Dimension `i` of the output is dimension `dims[i]` of the input.";
+    Narrow "narrow" ONE_ANY, &[attr("dim", K::Axis(None)), attr("start", K::Size), attr("len", K::Size)],
+        "The part of a dimension from `start` on, `len` long.";
+    BroadcastTo "broadcast_to" ONE_ANY, &[attr("shape", K::Shape)],
+        "Dimensions of 1, and missing ones on the left, repeated to a shape, without copying.";
+    Squeeze "squeeze" ONE_ANY, DIM, "A dimension of 1 taken away.";
+    Unsqueeze "unsqueeze" ONE_ANY, DIM, "A dimension of 1 put in, at this place of the output.";
+    Cat "cat" &[repeated("x", Accepts::Any)], DIM, "Tensors one after the other along a dimension; the others must agree.";
+    Stack "stack" &[repeated("x", Accepts::Any)], DIM, "Tensors of one shape along a new dimension.";
+    Pad "pad" ONE_ANY, &[attr("dim", K::Axis(None)), attr("left", K::Size), attr("right", K::Size),
+        attr("value", K::Float(Some(0.0)))], "A dimension made longer at both ends, filled with a number.";
+    Matmul "matmul" TWO_FLOAT, &[],
+        "The matrix product of the last two dimensions, `[.., m, k]` by `[.., k, n]`; the dimensions before them broadcast.";
+    Linear "linear" &[x("x", Accepts::Float), x("weight", Accepts::Float), optional("bias", Accepts::Float)], &[],
+        "`x * weight^T + bias` for x `[.., in]`, weight `[out, in]`, bias `[out]`.";
+    Embedding "embedding" &[x("weight", Accepts::Any), x("ids", Accepts::Index)], &[],
+        "Row `ids[..]` of the weight `[rows, width]` for each id: `[.., width]`. An id past the rows is `invalid-input`.";
+    IndexSelect "index_select" &[x("x", Accepts::Any), x("ids", Accepts::Index)], DIM,
+        "The places `ids` `[n]` along a dimension. An id past it is `invalid-input`.";
+    Softmax "softmax" ONE_FLOAT, LAST_DIM, "`exp(x) / sum(exp(x))` along a dimension, computed stably.";
+    LogSoftmax "log_softmax" ONE_FLOAT, LAST_DIM, "The logarithm of the softmax along a dimension, computed stably.";
+    LayerNorm "layer_norm" &[x("x", Accepts::Float), x("weight", Accepts::Float), optional("bias", Accepts::Float)],
+        &[attr("eps", K::Float(Some(1e-5)))],
+        "The last dimension with its mean taken away and divided by its standard deviation, times weight plus bias (Ba et al., 2016).";
+    RmsNorm "rms_norm" &[x("x", Accepts::Float), x("weight", Accepts::Float)], &[attr("eps", K::Float(Some(1e-5)))],
+        "The last dimension divided by its root mean square, times weight (Zhang and Sennrich, 2019).";
+    Full "full" &[], &[attr("shape", K::Shape), attr("value", K::Float(None)), attr("dtype", K::DType(Some(DType::F32)))],
+        "A tensor of one number, which takes no more memory than that number.";
+    Arange "arange" &[], &[attr("len", K::Size), attr("start", K::Float(Some(0.0))), attr("step", K::Float(Some(1.0))),
+        attr("dtype", K::DType(Some(DType::U32)))], "`start + i * step` for i from 0 to `len`.";
+}
+
+/// The whole table.
+pub fn table() -> &'static [OpSpec] {
+    TABLE
+}
+
+/// The row of an op.
+pub fn spec(id: OpId) -> Option<&'static OpSpec> {
+    TABLE.get(id.0 as usize)
+}
+
+/// Finds an op by its versioned name.
+///
+/// # Errors
+/// `unsupported`, with the nearest names.
+pub fn lookup(name: &str) -> Result<OpId, Error> {
+    if let Some(at) = TABLE.iter().position(|spec| spec.name == name) {
+        return Ok(OpId(at as u32));
+    }
+    let shown = &name[..name.floor_char_boundary(64)];
+    Err(Error::unsupported(format!(
+        "there is no op `{shown}`; the nearest are {}. `maquette ops` lists them all",
+        nearest(shown, TABLE.iter().map(|spec| spec.name), 3)
+    )))
+}
+
+/// The names most like a word, quoted and joined: for messages.
+pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>, count: usize) -> String {
+    let mut ranked: Vec<_> = names.map(|name| (distance(word, name), name)).collect();
+    ranked.sort();
+    let names: Vec<_> = ranked
+        .into_iter()
+        .take(count)
+        .map(|(_, name)| format!("`{name}`"))
+        .collect();
+    names.join(", ")
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let cost = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl OpSpec {
+    /// Whether the output shares the input's memory instead of taking its own.
+    pub const fn is_view(&self) -> bool {
+        matches!(
+            self.op,
+            Op::Transpose | Op::Permute | Op::Narrow | Op::BroadcastTo | Op::Squeeze | Op::Unsqueeze
+        )
+    }
+
+    /// How the op is called: `matmul/1(a: float, b: float)`.
+    pub fn signature(&self) -> String {
+        let accepts = |accepts| match accepts {
+            Accepts::Float => "float",
+            Accepts::Any => "any",
+            Accepts::Index => "index",
+        };
+        let inputs = self.inputs.iter().map(|input| {
+            let mark = match input.occurs {
+                Occurs::Once => "",
+                Occurs::Optional => "?",
+                Occurs::Repeated => "..",
+            };
+            format!("{}{mark}: {}", input.name, accepts(input.accepts))
+        });
+        let attrs = self.attrs.iter().map(|attr| {
+            let kind = match attr.kind {
+                K::Flag(default) => format!("flag = {default}"),
+                K::Axis(None) => "axis".to_owned(),
+                K::Axis(Some(default)) => format!("axis = {default}"),
+                K::Float(None) => "number".to_owned(),
+                K::Float(Some(default)) => format!("number = {default}"),
+                K::Axes => "axes".to_owned(),
+                K::Shape => "shape".to_owned(),
+                K::Size => "size".to_owned(),
+                K::DType(None) => "dtype".to_owned(),
+                K::DType(Some(default)) => format!("dtype = {default}"),
+            };
+            format!("{}: {kind}", attr.name)
+        });
+        let (inputs, attrs): (Vec<_>, Vec<_>) = (inputs.collect(), attrs.collect());
+        let separator = if attrs.is_empty() || inputs.is_empty() {
+            ""
+        } else {
+            "; "
+        };
+        format!("{}({}{separator}{})", self.name, inputs.join(", "), attrs.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn rows_are_in_the_order_of_their_ops_and_found_by_name() {
+        for (i, spec) in table().iter().enumerate() {
+            assert_eq!(spec.op as usize, i);
+            assert_eq!(lookup(spec.name).unwrap(), OpId(i as u32));
+            assert!(spec.doc.ends_with('.'), "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_op_names_the_nearest() {
+        let message = lookup("matmull/1").unwrap_err().message;
+        assert!(message.contains("`matmul/1`"), "{message}");
+    }
+}

@@ -1,0 +1,231 @@
+//! One call's world of tensors: uploads, eager ops and reads under one budget, one deadline, one flag to cancel.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use maquette_ops::{Attr, DType, Error, Op, OpId, OpSpec, Type, check_shape, show, spec};
+use smallvec::SmallVec;
+
+use crate::budget::{Budget, Charge};
+use crate::kernels;
+use crate::runtime::Runtime;
+use crate::tensor::{self, Owner, Tensor};
+
+/// When a call has to stop.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// Nothing starts after it.
+    pub deadline: Option<Instant>,
+    /// Nothing starts once it is set.
+    pub cancelled: Arc<AtomicBool>,
+}
+
+impl Control {
+    /// # Errors
+    /// `cancelled` or `timeout`.
+    #[inline]
+    pub(crate) fn check(&self, now: Instant) -> Result<(), Error> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(Error::cancelled("the call was cancelled"));
+        }
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            return Err(Error::timeout("the deadline of the call has passed"));
+        }
+        Ok(())
+    }
+}
+
+/// What a scope has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Ops run, those of programs included.
+    pub ops: u64,
+    /// Programs run.
+    pub program_runs: u64,
+    /// Wall time inside ops and programs.
+    pub compute: Duration,
+    /// Bytes uploaded by guests.
+    pub uploaded_bytes: u64,
+    /// Bytes read by guests.
+    pub read_bytes: u64,
+}
+
+/// One call's world of tensors. Used by one thread at a time.
+#[derive(Debug)]
+pub struct Scope {
+    runtime: Arc<Runtime>,
+    budget: Arc<Budget>,
+    control: Control,
+    stats: Cell<Stats>,
+}
+
+impl Scope {
+    /// A scope on a runtime, under a budget.
+    pub fn new(runtime: Arc<Runtime>, budget: Arc<Budget>, control: Control) -> Self {
+        Self {
+            runtime,
+            budget,
+            control,
+            stats: Cell::default(),
+        }
+    }
+
+    /// The runtime underneath.
+    pub fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// The budget.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> Stats {
+        self.stats.get()
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    /// Uploads elements: row-major, little-endian.
+    ///
+    /// # Errors
+    /// `shape` if the shape is not allowed or the bytes are not as many as it takes; `quota`.
+    pub fn from_bytes(&self, dtype: DType, shape: &[u32], bytes: &[u8]) -> Result<Tensor, Error> {
+        check_shape(shape)?;
+        let ty = Type::new(dtype, shape.iter().copied());
+        if ty.bytes() != bytes.len() as u64 {
+            return Err(Error::shape(format!(
+                "{} bytes were given for {dtype}{}, which takes {}",
+                bytes.len(),
+                show(shape),
+                ty.bytes()
+            )));
+        }
+        let charge = Arc::new(self.budget.charge(ty.bytes())?);
+        let inner = tensor::from_bytes(dtype, shape, bytes)?;
+        self.count(|stats| stats.uploaded_bytes += bytes.len() as u64);
+        Ok(Tensor {
+            inner,
+            ty,
+            owner: Owner::Budget(charge),
+        })
+    }
+
+    /// Applies an op. Everything is checked, and paid for, before anything is allocated.
+    ///
+    /// # Errors
+    /// As the op's rule says; `quota`, `timeout`, `cancelled`; `internal` if a kernel fails all the same.
+    pub fn apply(&self, op: OpId, inputs: &[&Tensor], attrs: &[Attr]) -> Result<Tensor, Error> {
+        let started = Instant::now();
+        self.control.check(started)?;
+        let spec = spec(op).ok_or_else(|| Error::unsupported(format!("there is no op number {}", op.0)))?;
+        let types: SmallVec<[&Type<u32>; 4]> = inputs.iter().map(|input| &input.ty).collect();
+        let ty = spec.infer_refs(&types, attrs)?;
+        let output = match self.free(spec, inputs, &ty) {
+            Some(owner) => {
+                let inner = guard(spec, || kernels::run(spec, &candles(inputs), attrs, &ty))?;
+                Tensor { inner, ty, owner }
+            }
+            None => {
+                let cost = spec.cost(&types, &ty);
+                let mut charge = self.budget.charge(ty.bytes().saturating_add(cost.temporary_bytes))?;
+                let inner = guard(spec, || kernels::run(spec, &candles(inputs), attrs, &ty))?;
+                if cost.temporary_bytes > 0 {
+                    charge.shrink(ty.bytes());
+                }
+                Tensor {
+                    inner,
+                    ty,
+                    owner: Owner::Budget(Arc::new(charge)),
+                }
+            }
+        };
+        self.count(|stats| {
+            stats.ops += 1;
+            stats.compute += started.elapsed();
+        });
+        Ok(output)
+    }
+
+    /// Who pays for an output that shares its input's memory.
+    fn free(&self, spec: &OpSpec, inputs: &[&Tensor], ty: &Type<u32>) -> Option<Owner> {
+        let input = inputs.first()?;
+        let reshaped = spec.op == Op::Reshape && ty.elements() > 0 && input.inner.is_contiguous();
+        (spec.is_view() || reshaped).then(|| input.owner.clone())
+    }
+
+    /// Every element, row-major, little-endian.
+    ///
+    /// # Errors
+    /// `quota` if the copy does not fit the budget.
+    pub fn read(&self, tensor: &Tensor) -> Result<Vec<u8>, Error> {
+        self.read_range(tensor, 0, tensor.elements())
+    }
+
+    /// `count` elements from element `start` on, row-major, little-endian.
+    ///
+    /// # Errors
+    /// `shape` past the end; `quota` if the copy does not fit the budget.
+    pub fn read_range(&self, tensor: &Tensor, start: u64, count: u64) -> Result<Vec<u8>, Error> {
+        let elements = tensor.elements();
+        if start.checked_add(count).is_none_or(|end| end > elements) {
+            return Err(Error::shape(format!(
+                "elements {start} and {count} after it reach past the {elements} of {}",
+                tensor.ty
+            )));
+        }
+        // A view is made contiguous first, as a whole.
+        let copy = if tensor.inner.is_contiguous() {
+            0
+        } else {
+            tensor.bytes()
+        };
+        let _charge = self.budget.charge(copy)?;
+        let bytes = tensor::to_bytes(&tensor.inner, start as usize, count as usize)?;
+        self.count(|stats| stats.read_bytes += bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    /// Takes over an output of a program.
+    pub(crate) fn adopt(&self, inner: candle_core::Tensor, ty: Type<u32>, charge: Charge) -> Tensor {
+        Tensor {
+            inner,
+            ty,
+            owner: Owner::Budget(Arc::new(charge)),
+        }
+    }
+}
+
+fn candles<'a>(inputs: &[&'a Tensor]) -> SmallVec<[&'a candle_core::Tensor; 4]> {
+    inputs.iter().map(|input| &input.inner).collect()
+}
+
+/// Runs a kernel; what candle did not foresee becomes an error, never a panic.
+pub(crate) fn guard(
+    spec: &OpSpec,
+    kernel: impl FnOnce() -> Result<candle_core::Tensor, Error>,
+) -> Result<candle_core::Tensor, Error> {
+    match catch_unwind(AssertUnwindSafe(kernel)) {
+        Ok(Ok(tensor)) => Ok(tensor),
+        Ok(Err(mut error)) => {
+            error.message = format!("{}: {}", spec.name, error.message);
+            Err(error)
+        }
+        Err(_) => Err(Error::internal(format!(
+            "{}: the kernel failed (its inputs overflow an integer type, or it is a bug)",
+            spec.name
+        ))),
+    }
+}

@@ -1,0 +1,113 @@
+//! An immutable tensor: elements in the host, with whoever pays for them.
+
+use std::sync::Arc;
+
+use bytemuck::Pod;
+use candle_core::{CpuStorage, Device, Storage};
+use half::{bf16, f16};
+use maquette_ops::{DType, Error, Type};
+
+use crate::budget::Charge;
+use crate::resident::Resident;
+
+/// A handle to immutable elements; a clone or a view shares them.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub(crate) inner: candle_core::Tensor,
+    pub(crate) ty: Type<u32>,
+    pub(crate) owner: Owner,
+}
+
+/// Who pays for a tensor's memory.
+#[derive(Clone, Debug)]
+pub(crate) enum Owner {
+    /// A call's budget; views share the charge.
+    Budget(#[expect(dead_code, reason = "held for its drop")] Arc<Charge>),
+    /// The host: a weight.
+    Resident(#[expect(dead_code, reason = "held for its drop")] Arc<Resident>),
+    /// A program, as long as it lives.
+    Program,
+}
+
+impl Tensor {
+    /// Dimensions, outermost first.
+    pub fn shape(&self) -> &[u32] {
+        &self.ty.shape
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.ty.dtype
+    }
+
+    /// How many elements there are.
+    pub fn elements(&self) -> u64 {
+        self.ty.elements()
+    }
+
+    /// How many bytes they take, written out.
+    pub fn bytes(&self) -> u64 {
+        self.ty.bytes()
+    }
+
+    /// The candle tensor underneath.
+    pub fn as_candle(&self) -> &candle_core::Tensor {
+        &self.inner
+    }
+}
+
+pub(crate) fn candle_dtype(dtype: DType) -> candle_core::DType {
+    match dtype {
+        DType::F32 => candle_core::DType::F32,
+        DType::F16 => candle_core::DType::F16,
+        DType::BF16 => candle_core::DType::BF16,
+        DType::U8 => candle_core::DType::U8,
+        DType::U32 => candle_core::DType::U32,
+        DType::I64 => candle_core::DType::I64,
+    }
+}
+
+pub(crate) fn dims(shape: &[u32]) -> Vec<usize> {
+    shape.iter().map(|dim| *dim as usize).collect()
+}
+
+/// A candle tensor of elements as they cross the boundary. The length must have been checked.
+pub(crate) fn from_bytes(dtype: DType, shape: &[u32], bytes: &[u8]) -> Result<candle_core::Tensor, Error> {
+    fn typed<T: Pod + candle_core::WithDType>(shape: &[u32], bytes: &[u8]) -> candle_core::Result<candle_core::Tensor> {
+        candle_core::Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, T>(bytes), dims(shape), &Device::Cpu)
+    }
+    match dtype {
+        DType::F32 => typed::<f32>(shape, bytes),
+        DType::F16 => typed::<f16>(shape, bytes),
+        DType::BF16 => typed::<bf16>(shape, bytes),
+        DType::U8 => typed::<u8>(shape, bytes),
+        DType::U32 => typed::<u32>(shape, bytes),
+        DType::I64 => typed::<i64>(shape, bytes),
+    }
+    .map_err(|e| Error::internal(format!("uploading: {e}")))
+}
+
+/// Elements `start .. start + count` in row-major order, as they cross the boundary. The range must have been checked.
+pub(crate) fn to_bytes(tensor: &candle_core::Tensor, start: usize, count: usize) -> Result<Vec<u8>, Error> {
+    let fail = |e: candle_core::Error| Error::internal(format!("reading: {e}"));
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let tensor = tensor.contiguous().map_err(fail)?;
+    let (storage, layout) = tensor.storage_and_layout();
+    let from = layout.start_offset() + start;
+    let range = from..from + count;
+    let Storage::Cpu(storage) = &*storage else {
+        return Err(Error::internal("reading: the tensor is on another device"));
+    };
+    let bytes: &[u8] = match storage {
+        CpuStorage::F32(v) => bytemuck::cast_slice(&v[range]),
+        CpuStorage::F16(v) => bytemuck::cast_slice(&v[range]),
+        CpuStorage::BF16(v) => bytemuck::cast_slice(&v[range]),
+        CpuStorage::U8(v) => &v[range],
+        CpuStorage::U32(v) => bytemuck::cast_slice(&v[range]),
+        CpuStorage::I64(v) => bytemuck::cast_slice(&v[range]),
+        _ => return Err(Error::internal("reading: a dtype that no guest can have")),
+    };
+    Ok(bytes.to_vec())
+}
