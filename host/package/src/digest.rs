@@ -11,7 +11,7 @@ use sha2::Digest as _;
 pub struct Digest([u8; 32]);
 
 /// Computes a [`Digest`] piece by piece.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Hasher(sha2::Sha256);
 
 /// Why a text is not a digest.
