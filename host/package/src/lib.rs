@@ -12,6 +12,7 @@ mod error;
 mod folder;
 pub mod manifest;
 mod names;
+mod process;
 mod progress;
 pub mod source;
 pub mod version;

@@ -10,22 +10,22 @@
 //!
 //! The last two go through the registry's own client, so its settings, credentials and mirrors hold.
 
-//mod archive;
-//mod client;
-//mod download;
-//mod fetch;
-//mod npm;
+mod archive;
+mod client;
+mod download;
+mod fetch;
+mod npm;
 mod parse;
-//mod pip;
-//mod pins;
+mod pip;
+mod pins;
 
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
-//pub use fetch::{Fetched, Fetcher, fetch};
-//pub use pins::{Pin, pins};
+pub use fetch::{Fetched, Fetcher, MAX_UNSTATED, fetch};
+pub use pins::{Pin, pins};
 
 /// Where some bytes come from. Reads and displays as the module's table writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,49 @@
+//! Finding the digests that a manifest lacks.
+
+use std::fmt;
+use std::path::Path;
+
+use super::{Fetcher, Source};
+use crate::blobs::BlobStore;
+use crate::manifest::Manifest;
+use crate::{Digest, Progress, Result};
+
+/// The digest of a remote source that has none yet. Displays as the lines to add to the manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// `weights` or `assets`.
+    pub kind: &'static str,
+    /// The entry's name.
+    pub name: String,
+    /// Its source.
+    pub source: Source,
+    /// The line of `maquette.toml` where the entry starts.
+    pub line: usize,
+    /// The digest of what the source gives today.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// Fetches every remote entry of `manifest` (from [`Manifest::read_unpinned`]) that has no digest, and tells what it has now. The
+/// bytes are then in the store, so the next build does not fetch them again.
+pub fn pins(folder: &Path, manifest: &Manifest, store: &BlobStore, progress: &mut dyn Progress) -> Result<Vec<Pin>> {
+    let fetcher = Fetcher::new(folder, store);
+    let missing = manifest.entries().filter(|(_, _, e)| e.sha256.is_none() && e.source.is_remote());
+    missing
+        .map(|(kind, name, entry)| {
+            let fetched = fetcher.fetch(entry, progress)?;
+            let (digest, size) = (fetched.digest, fetched.size);
+            Ok(Pin { kind, name: name.to_owned(), source: entry.source.clone(), line: entry.line, digest, size })
+        })
+        .collect()
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, source, digest, size, .. } = self;
+        let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        let name = if bare { name.clone() } else { format!("\"{name}\"") };
+        write!(f, "[{kind}.{name}]\nsource = \"{source}\"\nsha256 = \"{digest}\"\nsize = {size}")
+    }
+}
