@@ -38,9 +38,7 @@ impl Sandboxes {
             calls,
             ..EngineConfig::default()
         });
-        let threads = (config.tensor_threads > 0).then_some(config.tensor_threads);
         let runtime = Runtime::cpu(RuntimeConfig {
-            threads,
             weight_budget: config.weight_budget,
             program_capacity: PROGRAMS,
         });

@@ -28,7 +28,6 @@ pub fn config(data: &Path) -> Config {
         data: data.to_owned(),
         bind: ([127, 0, 0, 1], 0).into(),
         lanes: 2,
-        tensor_threads: 1,
         drain: Duration::from_secs(10),
         prepare: PrepareCommand {
             program: PathBuf::from(env!("CARGO_BIN_EXE_maquette-prepare")),
@@ -324,7 +323,7 @@ pub fn actor() -> Vec<u8> {
       (call $emit (i32.const 4099) (i32.const 1) (local.get $ret))
       (return (call $ok (i32.const 4096) (i32.const 7)))))
     (call $ok (local.get $p) (local.get $n)))"#,
-        ACTOR_INPUT,
+        &ACTOR_INPUT.replace('\n', ""),
         r#"{"x-cog-array-type":"iterator"}"#,
     )
 }
