@@ -22,7 +22,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error with a code.
     pub fn new(code: Code, message: impl fmt::Display) -> Self {
-        Self { code, message: message.to_string() }
+        Self {
+            code,
+            message: message.to_string(),
+        }
     }
 
     /// The caller's input cannot be used (HTTP 422). Say which field, and what would be right.
@@ -65,7 +68,10 @@ impl<E: std::error::Error> From<E> for Error {
 }
 
 pub(crate) fn from_ops(error: maquette_ops::Error) -> Error {
-    Error { code: error.code, message: error.message }
+    Error {
+        code: error.code,
+        message: error.message,
+    }
 }
 
 pub(crate) fn from_host(error: types::Error) -> Error {
@@ -79,7 +85,10 @@ pub(crate) fn from_host(error: types::Error) -> Error {
         types::ErrorCode::Timeout => Code::Timeout,
         types::ErrorCode::Internal => Code::Internal,
     };
-    Error { code, message: error.message }
+    Error {
+        code,
+        message: error.message,
+    }
 }
 
 pub(crate) fn to_host(error: Error) -> types::Error {
@@ -93,7 +102,10 @@ pub(crate) fn to_host(error: Error) -> types::Error {
         Code::Timeout => types::ErrorCode::Timeout,
         Code::Internal => types::ErrorCode::Internal,
     };
-    types::Error { code, message: error.message }
+    types::Error {
+        code,
+        message: error.message,
+    }
 }
 
 /// Adds to an error what was being done.
@@ -109,7 +121,10 @@ impl<T, E: Into<Error>> Context<T> for Result<T, E> {
     fn context(self, context: impl fmt::Display) -> Result<T> {
         self.map_err(|error| {
             let error = error.into();
-            Error { message: format!("{context}: {}", error.message), ..error }
+            Error {
+                message: format!("{context}: {}", error.message),
+                ..error
+            }
         })
     }
 }

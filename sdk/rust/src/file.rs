@@ -4,11 +4,11 @@ use std::cell::RefCell;
 
 use serde_json::{Value, json};
 
+use crate::Result;
 use crate::bindings::maquette::model::files::{InputFile, OutputFile};
 use crate::error::from_host;
 use crate::input::Field;
 use crate::output::{Output, write_text};
-use crate::Result;
 
 /// Bytes read or written in one call to the host.
 const CHUNK: u64 = 1 << 20;
@@ -51,7 +51,9 @@ impl File {
     /// # Errors
     /// If there are too many.
     pub fn create(media_type: &str) -> Result<FileWriter> {
-        Ok(FileWriter { inner: RefCell::new(OutputFile::create(media_type).map_err(from_host)?) })
+        Ok(FileWriter {
+            inner: RefCell::new(OutputFile::create(media_type).map_err(from_host)?),
+        })
     }
 
     /// A file of the output, written at once.
@@ -76,7 +78,9 @@ impl FileWriter {
     /// # Errors
     /// If they exceed the limit of output files.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        bytes.chunks(CHUNK as usize).try_for_each(|part| self.inner.borrow().write(part).map_err(from_host))
+        bytes
+            .chunks(CHUNK as usize)
+            .try_for_each(|part| self.inner.borrow().write(part).map_err(from_host))
     }
 
     /// Ends the file; put the result into the output.
@@ -84,7 +88,9 @@ impl FileWriter {
     /// # Errors
     /// If there are too many.
     pub fn finish(self) -> Result<File> {
-        Ok(File { reference: OutputFile::finish(self.inner.into_inner()).map_err(from_host)? })
+        Ok(File {
+            reference: OutputFile::finish(self.inner.into_inner()).map_err(from_host)?,
+        })
     }
 }
 
@@ -94,7 +100,9 @@ impl Field for File {
     }
 
     fn from_json(value: &Value) -> Result<Self, String> {
-        Ok(Self { reference: String::from_json(value)? })
+        Ok(Self {
+            reference: String::from_json(value)?,
+        })
     }
 }
 

@@ -139,8 +139,13 @@ impl<T: Field> Field for Vec<T> {
     }
 
     fn from_json(value: &Value) -> Result<Self, String> {
-        let Value::Array(items) = value else { return expected("a list", value) };
-        let each = items.iter().enumerate().map(|(i, item)| T::from_json(item).map_err(|e| format!("[{i}]: {e}")));
+        let Value::Array(items) = value else {
+            return expected("a list", value);
+        };
+        let each = items
+            .iter()
+            .enumerate()
+            .map(|(i, item)| T::from_json(item).map_err(|e| format!("[{i}]: {e}")));
         each.collect()
     }
 }
@@ -181,7 +186,13 @@ impl<'a> Object<'a> {
             (None, Some(default)) => T::from_json(&default()),
             (None, None) => return T::missing().ok_or_else(|| format!("{name}: this field is required")),
         };
-        value.map_err(|e| if e.starts_with('[') { format!("{name}{e}") } else { format!("{name}: {e}") })
+        value.map_err(|e| {
+            if e.starts_with('[') {
+                format!("{name}{e}")
+            } else {
+                format!("{name}: {e}")
+            }
+        })
     }
 }
 
@@ -224,7 +235,9 @@ pub fn schema_of_choices(description: &str, names: &[&str]) -> Value {
 fn title_case(name: &str) -> String {
     let words = name.split('_').filter(|word| !word.is_empty()).map(|word| {
         let mut letters = word.chars();
-        letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+        letters
+            .next()
+            .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
     });
     words.collect::<Vec<_>>().join(" ")
 }

@@ -55,7 +55,10 @@ pub(crate) fn apply(op: Op, inputs: &[&Tensor], attrs: Vec<Attr>) -> Result<Tens
     };
     output.map(Tensor::eager).map_err(|error| {
         let error = from_host(error);
-        Error::new(error.code(), format_args!("{} (at {}:{})", error.message(), caller.file(), caller.line()))
+        Error::new(
+            error.code(),
+            format_args!("{} (at {}:{})", error.message(), caller.file(), caller.line()),
+        )
     })
 }
 
@@ -87,12 +90,21 @@ pub(crate) fn attr_in_program(attr: &Attr) -> types::Attr {
 
 pub(crate) fn dim_to_host(dim: &Dim) -> types::Dim {
     let terms = dim.terms().iter();
-    terms.map(|(coefficient, symbols)| types::Term { coefficient: *coefficient, symbols: symbols.clone() }).collect()
+    terms
+        .map(|(coefficient, symbols)| types::Term {
+            coefficient: *coefficient,
+            symbols: symbols.clone(),
+        })
+        .collect()
 }
 
 fn number(dim: &Dim) -> Result<i64> {
     let value = dim.as_constant().and_then(|value| i64::try_from(value).ok());
-    value.ok_or_else(|| Error::internal(format_args!("dimension {dim} has symbols, which exist only while recording")))
+    value.ok_or_else(|| {
+        Error::internal(format_args!(
+            "dimension {dim} has symbols, which exist only while recording"
+        ))
+    })
 }
 
 pub(crate) fn dtype_to_host(dtype: maquette_ops::DType) -> types::Dtype {

@@ -48,8 +48,14 @@ impl Package {
         if files.iter().any(|name| name == file) {
             return Ok(Weights::new(file));
         }
-        let names = if files.is_empty() { "none".to_owned() } else { files.join(", ") };
-        Err(Error::unsupported(format!("there is no weight file `{file}` in [weights] of maquette.toml; there are: {names}")))
+        let names = if files.is_empty() {
+            "none".to_owned()
+        } else {
+            files.join(", ")
+        };
+        Err(Error::unsupported(format!(
+            "there is no weight file `{file}` in [weights] of maquette.toml; there are: {names}"
+        )))
     }
 
     /// A tokenizer from an asset in the format of `tokenizer.json`.

@@ -44,7 +44,9 @@ impl Recording {
     fn value(&mut self, tensor: &Tensor) -> Result<u32> {
         match &*tensor.0 {
             Inner::Recorded { program, value, .. } if *program == self.id => Ok(*value),
-            Inner::Recorded { .. } => Err(Error::internal("a tensor of one program cannot be used in another: run the first")),
+            Inner::Recorded { .. } => Err(Error::internal(
+                "a tensor of one program cannot be used in another: run the first",
+            )),
             Inner::Eager { .. } => Err(Error::internal(
                 "a tensor with elements cannot be used while recording: make it an input of the program",
             )),
@@ -52,11 +54,23 @@ impl Recording {
                 let weights = &self.description.weights;
                 let same = |w: &WeightRef| w.file == *file && w.name == *name && w.dtype == ty.dtype;
                 if let Some(at) = weights.iter().position(same) {
-                    let found = self.values.iter().position(|v| matches!(v, Value::Weight(w) if *w as usize == at));
+                    let found = self
+                        .values
+                        .iter()
+                        .position(|v| matches!(v, Value::Weight(w) if *w as usize == at));
                     return Ok(found.unwrap_or_default() as u32);
                 }
-                let shape = ty.shape.iter().map(|dim| dim.as_constant().unwrap_or(0) as u32).collect();
-                let weight = WeightRef { file: file.clone(), name: name.clone(), dtype: ty.dtype, shape };
+                let shape = ty
+                    .shape
+                    .iter()
+                    .map(|dim| dim.as_constant().unwrap_or(0) as u32)
+                    .collect();
+                let weight = WeightRef {
+                    file: file.clone(),
+                    name: name.clone(),
+                    dtype: ty.dtype,
+                    shape,
+                };
                 self.description.weights.push(weight);
                 Ok(self.add(Value::Weight(self.description.weights.len() as u32 - 1)))
             }
@@ -65,7 +79,10 @@ impl Recording {
 
     /// The description with values in its own order: inputs, weights, constants, nodes.
     fn finish(mut self, outputs: &[Tensor]) -> Result<Description> {
-        let outputs = outputs.iter().map(|tensor| self.value(tensor)).collect::<Result<Vec<_>>>()?;
+        let outputs = outputs
+            .iter()
+            .map(|tensor| self.value(tensor))
+            .collect::<Result<Vec<_>>>()?;
         let d = &mut self.description;
         let (inputs, weights, constants) = (d.inputs.len() as u32, d.weights.len() as u32, d.constants.len() as u32);
         let number = |value: u32| match self.values[value as usize] {
@@ -93,18 +110,31 @@ pub(crate) fn apply(
     RECORDING.with_borrow_mut(|recording| {
         let recording = recording.as_mut()?;
         let mut run = || {
-            let values = inputs.iter().map(|tensor| recording.value(tensor)).collect::<Result<Vec<_>>>()?;
-            let types: Vec<Type<Dim>> =
-                inputs.iter().map(|tensor| Type::new(tensor.dtype(), tensor.dims().iter().cloned())).collect();
+            let values = inputs
+                .iter()
+                .map(|tensor| recording.value(tensor))
+                .collect::<Result<Vec<_>>>()?;
+            let types: Vec<Type<Dim>> = inputs
+                .iter()
+                .map(|tensor| Type::new(tensor.dtype(), tensor.dims().iter().cloned()))
+                .collect();
             let ty = spec.infer(&types, attrs).map_err(ours)?;
             let location = format!("{}:{}:{}", caller.file(), caller.line(), caller.column());
-            let node = Node { op: spec.name.to_owned(), inputs: values, attrs: attrs.to_vec(), location };
+            let node = Node {
+                op: spec.name.to_owned(),
+                inputs: values,
+                attrs: attrs.to_vec(),
+                location,
+            };
             recording.description.nodes.push(node);
             let value = recording.add(Value::Node(recording.description.nodes.len() as u32 - 1));
             Ok(Tensor::recorded(recording.id, value, ty))
         };
         Some(run().map_err(|error: Error| {
-            Error::new(error.code(), format_args!("{} (at {}:{})", error.message(), caller.file(), caller.line()))
+            Error::new(
+                error.code(),
+                format_args!("{} (at {}:{})", error.message(), caller.file(), caller.line()),
+            )
         }))
     })
 }
@@ -113,7 +143,11 @@ pub(crate) fn apply(
 pub(crate) fn constant(dtype: DType, shape: &[u32], bytes: &[u8]) -> Option<Result<Tensor>> {
     RECORDING.with_borrow_mut(|recording| {
         let recording = recording.as_mut()?;
-        recording.description.constants.push(Constant { dtype, shape: shape.to_vec(), data: bytes.to_vec() });
+        recording.description.constants.push(Constant {
+            dtype,
+            shape: shape.to_vec(),
+            data: bytes.to_vec(),
+        });
         let value = recording.add(Value::Constant(recording.description.constants.len() as u32 - 1));
         let ty = Type::new(dtype, shape.iter().map(|dim| Dim::from(*dim)));
         Some(Ok(Tensor::recorded(recording.id, value, ty)))
@@ -143,8 +177,14 @@ impl Recorder {
         let dims = dims.ok_or_else(|| Error::internal("an input needs a whole shape, without `()`"))?;
         maquette_ops::check_shape(&dims).map_err(ours)?;
         RECORDING.with_borrow_mut(|recording| {
-            let recording = recording.as_mut().ok_or_else(|| Error::internal("nothing is being recorded"))?;
-            recording.description.inputs.push(Input { name: name.to_owned(), dtype, shape: dims.clone() });
+            let recording = recording
+                .as_mut()
+                .ok_or_else(|| Error::internal("nothing is being recorded"))?;
+            recording.description.inputs.push(Input {
+                name: name.to_owned(),
+                dtype,
+                shape: dims.clone(),
+            });
             let value = recording.add(Value::Input(recording.description.inputs.len() as u32 - 1));
             Ok(Tensor::recorded(recording.id, value, Type::new(dtype, dims)))
         })
@@ -196,14 +236,22 @@ impl<const N: usize> Outputs for [Tensor; N] {
 pub fn compile<O: Outputs>(record: impl FnOnce(&mut Recorder) -> Result<O>) -> Result<Program> {
     let id = COUNT.get() + 1;
     COUNT.set(id);
-    let fresh = Recording { id, description: Description::default(), values: Vec::new() };
+    let fresh = Recording {
+        id,
+        description: Description::default(),
+        values: Vec::new(),
+    };
     let outer = RECORDING.replace(Some(fresh));
     let outputs = record(&mut Recorder(()));
     let recording = RECORDING.replace(outer);
     let recording = recording.ok_or_else(|| Error::internal("the recording was lost"))?;
     let description = recording.finish(&outputs?.into_tensors())?;
     description.check().map_err(ours)?;
-    Ok(Program { digest: description.digest(), description, handle: OnceCell::new() })
+    Ok(Program {
+        digest: description.digest(),
+        description,
+        handle: OnceCell::new(),
+    })
 }
 
 /// A recorded program.
@@ -225,7 +273,10 @@ impl Program {
     /// # Errors
     /// If the inputs do not fit; `quota`, `timeout`, `cancelled`.
     pub fn run(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
-        let handles = inputs.iter().map(|tensor| tensor.handle()).collect::<Result<Vec<_>>>()?;
+        let handles = inputs
+            .iter()
+            .map(|tensor| tensor.handle())
+            .collect::<Result<Vec<_>>>()?;
         let outputs = self.handle()?.run(&handles).map_err(from_host)?;
         Ok(outputs.into_iter().map(Tensor::eager).collect())
     }
@@ -262,7 +313,11 @@ fn to_host(description: &Description) -> programs::Description {
         inputs: description
             .inputs
             .iter()
-            .map(|i| programs::Input { name: i.name.clone(), dtype: dtype_to_host(i.dtype), shape: dims(&i.shape) })
+            .map(|i| programs::Input {
+                name: i.name.clone(),
+                dtype: dtype_to_host(i.dtype),
+                shape: dims(&i.shape),
+            })
             .collect(),
         weights: description
             .weights
@@ -277,7 +332,11 @@ fn to_host(description: &Description) -> programs::Description {
         constants: description
             .constants
             .iter()
-            .map(|c| programs::Constant { dtype: dtype_to_host(c.dtype), shape: c.shape.clone(), data: c.data.clone() })
+            .map(|c| programs::Constant {
+                dtype: dtype_to_host(c.dtype),
+                shape: c.shape.clone(),
+                data: c.data.clone(),
+            })
             .collect(),
         nodes: description
             .nodes
@@ -313,7 +372,10 @@ mod tests {
         .unwrap();
         let d = program.description();
         assert_eq!(d.symbols, ["batch", "seq"]);
-        assert_eq!((d.weights[0].file.as_str(), d.weights[0].name.as_str()), ("model", "dense.weight"));
+        assert_eq!(
+            (d.weights[0].file.as_str(), d.weights[0].name.as_str()),
+            ("model", "dense.weight")
+        );
         let ops: Vec<_> = d.nodes.iter().map(|n| n.op.as_str()).collect();
         assert_eq!(ops, ["reshape/1", "linear/1", "reshape/1", "add/1", "mean/1"]);
         let types = d.check().unwrap();
@@ -330,7 +392,10 @@ mod tests {
         .err()
         .unwrap();
         assert_eq!(error.code(), maquette_ops::Code::Shape);
-        assert!(error.message().contains("matmul/1 of f32[2, 3] and f32[2, 3]"), "{error}");
+        assert!(
+            error.message().contains("matmul/1 of f32[2, 3] and f32[2, 3]"),
+            "{error}"
+        );
         assert!(error.message().contains("record.rs:"), "{error}");
     }
 

@@ -21,9 +21,17 @@ pub struct Tensor(pub(crate) Rc<Inner>);
 
 pub(crate) enum Inner {
     /// Elements in the host.
-    Eager { handle: tensors::Tensor, ty: OnceCell<Type<Dim>> },
+    Eager {
+        handle: tensors::Tensor,
+        ty: OnceCell<Type<Dim>>,
+    },
     /// A tensor of a weight file: fetched when it is first used eagerly, bound by name in programs.
-    Weight { file: String, name: String, ty: Type<Dim>, handle: OnceCell<tensors::Tensor> },
+    Weight {
+        file: String,
+        name: String,
+        ty: Type<Dim>,
+        handle: OnceCell<tensors::Tensor>,
+    },
     /// A value of the program that is being recorded.
     Recorded { program: u64, value: u32, ty: Type<Dim> },
 }
@@ -57,12 +65,20 @@ elements!(f32 => F32, u8 => U8, u32 => U32, i64 => I64);
 
 impl Tensor {
     pub(crate) fn eager(handle: tensors::Tensor) -> Self {
-        Self(Rc::new(Inner::Eager { handle, ty: OnceCell::new() }))
+        Self(Rc::new(Inner::Eager {
+            handle,
+            ty: OnceCell::new(),
+        }))
     }
 
     pub(crate) fn weight(file: &str, name: String, dtype: DType, shape: Vec<Dim>) -> Self {
         let ty = Type::new(dtype, shape);
-        Self(Rc::new(Inner::Weight { file: file.to_owned(), name, ty, handle: OnceCell::new() }))
+        Self(Rc::new(Inner::Weight {
+            file: file.to_owned(),
+            name,
+            ty,
+            handle: OnceCell::new(),
+        }))
     }
 
     pub(crate) fn recorded(program: u64, value: u32, ty: Type<Dim>) -> Self {
@@ -80,16 +96,19 @@ impl Tensor {
                 let fetched = weights::get(file, name, Some(dtype_to_host(ty.dtype))).map_err(from_host)?;
                 Ok(handle.get_or_init(|| fetched))
             }
-            Inner::Recorded { .. } => {
-                Err(Error::internal("a tensor of a recorded program has no elements: return it from `compile`, and run the program"))
-            }
+            Inner::Recorded { .. } => Err(Error::internal(
+                "a tensor of a recorded program has no elements: return it from `compile`, and run the program",
+            )),
         }
     }
 
     fn ty(&self) -> &Type<Dim> {
         match &*self.0 {
             Inner::Eager { handle, ty } => ty.get_or_init(|| {
-                Type::new(dtype_from_host(handle.dtype()), handle.shape().into_iter().map(Dim::from))
+                Type::new(
+                    dtype_from_host(handle.dtype()),
+                    handle.shape().into_iter().map(Dim::from),
+                )
             }),
             Inner::Weight { ty, .. } | Inner::Recorded { ty, .. } => ty,
         }
@@ -126,7 +145,10 @@ impl Tensor {
     pub fn dims2(&self) -> Result<(Dim, Dim)> {
         match self.dims() {
             [a, b] => Ok((a.clone(), b.clone())),
-            dims => Err(Error::new(maquette_ops::Code::Shape, format_args!("expected two dimensions, got {}", maquette_ops::show(dims)))),
+            dims => Err(Error::new(
+                maquette_ops::Code::Shape,
+                format_args!("expected two dimensions, got {}", maquette_ops::show(dims)),
+            )),
         }
     }
 
@@ -137,7 +159,10 @@ impl Tensor {
     pub fn dims3(&self) -> Result<(Dim, Dim, Dim)> {
         match self.dims() {
             [a, b, c] => Ok((a.clone(), b.clone(), c.clone())),
-            dims => Err(Error::new(maquette_ops::Code::Shape, format_args!("expected three dimensions, got {}", maquette_ops::show(dims)))),
+            dims => Err(Error::new(
+                maquette_ops::Code::Shape,
+                format_args!("expected three dimensions, got {}", maquette_ops::show(dims)),
+            )),
         }
     }
 
@@ -158,13 +183,17 @@ impl Tensor {
     pub fn from_bytes(dtype: DType, shape: impl IntoShape, bytes: &[u8]) -> Result<Self> {
         let elements = Dim::from(bytes.len() / dtype.size());
         let dims = fill(shape.into_shape(), Some(&elements))?;
-        let numbers: Option<Vec<u32>> =
-            dims.iter().map(|dim| dim.as_constant().and_then(|dim| u32::try_from(dim).ok())).collect();
+        let numbers: Option<Vec<u32>> = dims
+            .iter()
+            .map(|dim| dim.as_constant().and_then(|dim| u32::try_from(dim).ok()))
+            .collect();
         let numbers = numbers.ok_or_else(|| Error::internal("elements need a shape of numbers, without symbols"))?;
         if let Some(result) = record::constant(dtype, &numbers, bytes) {
             return result;
         }
-        tensors::Tensor::from_bytes(dtype_to_host(dtype), &numbers, bytes).map(Self::eager).map_err(from_host)
+        tensors::Tensor::from_bytes(dtype_to_host(dtype), &numbers, bytes)
+            .map(Self::eager)
+            .map_err(from_host)
     }
 
     /// A tensor of one number.
@@ -174,7 +203,11 @@ impl Tensor {
     #[track_caller]
     pub fn full(value: f64, shape: impl IntoShape, dtype: DType) -> Result<Self> {
         let dims = fill(shape.into_shape(), None)?;
-        apply(Op::Full, &[], vec![Attr::Dims(dims), Attr::Float(value), Attr::DType(dtype)])
+        apply(
+            Op::Full,
+            &[],
+            vec![Attr::Dims(dims), Attr::Float(value), Attr::DType(dtype)],
+        )
     }
 
     /// A tensor of zeros.
@@ -202,7 +235,11 @@ impl Tensor {
     #[track_caller]
     pub fn arange(len: impl IntoDim, dtype: DType) -> Result<Self> {
         let len = fill(vec![len.into_dim()], None)?;
-        apply(Op::Arange, &[], vec![Attr::Dims(len), Attr::Unset, Attr::Unset, Attr::DType(dtype)])
+        apply(
+            Op::Arange,
+            &[],
+            vec![Attr::Dims(len), Attr::Unset, Attr::Unset, Attr::DType(dtype)],
+        )
     }
 
     /// Every element, row-major. This is where a model waits for the device.
@@ -227,7 +264,10 @@ impl Tensor {
     pub fn to_scalar<T: Element>(&self) -> Result<T> {
         match self.to_vec()?.as_slice() {
             [one] => Ok(*one),
-            many => Err(Error::new(maquette_ops::Code::Shape, format_args!("expected one element, got {}", many.len()))),
+            many => Err(Error::new(
+                maquette_ops::Code::Shape,
+                format_args!("expected one element, got {}", many.len()),
+            )),
         }
     }
 
@@ -244,20 +284,35 @@ impl Tensor {
 
 /// Dimensions with what is left filled in.
 fn fill(shape: Vec<Option<Dim>>, elements: Option<&Dim>) -> Result<Vec<Dim>> {
-    let known = || shape.iter().flatten().fold(Dim::from(1_usize), |product, dim| &product * dim);
+    let known = || {
+        shape
+            .iter()
+            .flatten()
+            .fold(Dim::from(1_usize), |product, dim| &product * dim)
+    };
     let holes = shape.iter().filter(|dim| dim.is_none()).count();
     let rest = match (holes, elements) {
         (0, _) => None,
         (1, Some(elements)) => {
             let known = known();
             Some(elements.try_div(&known).ok_or_else(|| {
-                Error::new(maquette_ops::Code::Shape, format_args!("{elements} elements do not divide by {known}"))
+                Error::new(
+                    maquette_ops::Code::Shape,
+                    format_args!("{elements} elements do not divide by {known}"),
+                )
             })?)
         }
-        (1, None) => return Err(Error::internal("`()` stands for what is left, but nothing is given here")),
+        (1, None) => {
+            return Err(Error::internal(
+                "`()` stands for what is left, but nothing is given here",
+            ));
+        }
         _ => return Err(Error::internal("`()` may stand for one dimension only")),
     };
-    Ok(shape.into_iter().map(|dim| dim.unwrap_or_else(|| rest.clone().unwrap_or_default())).collect())
+    Ok(shape
+        .into_iter()
+        .map(|dim| dim.unwrap_or_else(|| rest.clone().unwrap_or_default()))
+        .collect())
 }
 
 macro_rules! unary {
@@ -461,8 +516,16 @@ impl Tensor {
     #[track_caller]
     pub fn reshape(&self, shape: impl IntoShape) -> Result<Self> {
         let shape = shape.into_shape();
-        let elements = || self.dims().iter().fold(Dim::from(1_usize), |product, dim| &product * dim);
-        let dims = if shape.iter().any(Option::is_none) { fill(shape, Some(&elements()))? } else { fill(shape, None)? };
+        let elements = || {
+            self.dims()
+                .iter()
+                .fold(Dim::from(1_usize), |product, dim| &product * dim)
+        };
+        let dims = if shape.iter().any(Option::is_none) {
+            fill(shape, Some(&elements()))?
+        } else {
+            fill(shape, None)?
+        };
         apply(Op::Reshape, &[self], vec![Attr::Dims(dims)])
     }
 
@@ -494,13 +557,21 @@ impl Tensor {
     #[track_caller]
     pub fn narrow(&self, dim: i64, start: impl IntoDim, len: impl IntoDim) -> Result<Self> {
         let size = |size: Option<Dim>| fill(vec![size], None).map(Attr::Dims);
-        apply(Op::Narrow, &[self], vec![Attr::Int(dim), size(start.into_dim())?, size(len.into_dim())?])
+        apply(
+            Op::Narrow,
+            &[self],
+            vec![Attr::Int(dim), size(start.into_dim())?, size(len.into_dim())?],
+        )
     }
 
     /// Dimensions of 1, and missing ones on the left, repeated to a shape.
     #[track_caller]
     pub fn broadcast_as(&self, shape: impl IntoShape) -> Result<Self> {
-        apply(Op::BroadcastTo, &[self], vec![Attr::Dims(fill(shape.into_shape(), None)?)])
+        apply(
+            Op::BroadcastTo,
+            &[self],
+            vec![Attr::Dims(fill(shape.into_shape(), None)?)],
+        )
     }
 
     /// A dimension of 1 taken away.
@@ -530,7 +601,11 @@ impl Tensor {
     /// A dimension made longer at both ends, filled with zeros.
     #[track_caller]
     pub fn pad_with_zeros(&self, dim: i64, left: usize, right: usize) -> Result<Self> {
-        apply(Op::Pad, &[self], vec![Attr::Int(dim), Attr::Int(left as i64), Attr::Int(right as i64)])
+        apply(
+            Op::Pad,
+            &[self],
+            vec![Attr::Int(dim), Attr::Int(left as i64), Attr::Int(right as i64)],
+        )
     }
 
     /// `x * weight^T + bias`.

@@ -18,13 +18,21 @@ pub struct Weights {
 
 impl Weights {
     pub(crate) fn new(file: &str) -> Self {
-        Self { file: file.to_owned(), prefix: String::new(), dtype: DType::F32 }
+        Self {
+            file: file.to_owned(),
+            prefix: String::new(),
+            dtype: DType::F32,
+        }
     }
 
     /// The part of the file whose names start with `prefix.`.
     #[must_use]
     pub fn pp(&self, prefix: impl std::fmt::Display) -> Self {
-        Self { file: self.file.clone(), prefix: format!("{}{prefix}.", self.prefix), dtype: self.dtype }
+        Self {
+            file: self.file.clone(),
+            prefix: format!("{}{prefix}.", self.prefix),
+            dtype: self.dtype,
+        }
     }
 
     /// The same file with tensors of another type; f32 unless asked for.
@@ -41,7 +49,12 @@ impl Weights {
         let dims: Option<Vec<Dim>> = shape.into_shape().into_iter().collect();
         let dims = dims.filter(|dims| dims.iter().all(|dim| dim.as_constant().is_some()));
         let dims = dims.ok_or_else(|| Error::internal(format_args!("weight `{name}` needs a shape of numbers")))?;
-        Ok(Tensor::weight(&self.file, format!("{}{name}", self.prefix), self.dtype, dims))
+        Ok(Tensor::weight(
+            &self.file,
+            format!("{}{name}", self.prefix),
+            self.dtype,
+            dims,
+        ))
     }
 
     /// Names and shapes of the tensors under the prefix.
@@ -50,7 +63,9 @@ impl Weights {
     /// If there is no such file.
     pub fn list(&self) -> Result<Vec<(String, Vec<u32>)>> {
         let tensors = host::tensors(&self.file).map_err(from_host)?;
-        let under = tensors.into_iter().filter_map(|info| Some((info.name.strip_prefix(&self.prefix)?.to_owned(), info.shape)));
+        let under = tensors
+            .into_iter()
+            .filter_map(|info| Some((info.name.strip_prefix(&self.prefix)?.to_owned(), info.shape)));
         Ok(under.collect())
     }
 

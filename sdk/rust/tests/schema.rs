@@ -73,9 +73,18 @@ fn values_come_from_json_with_defaults_filled_in() {
 fn what_does_not_fit_names_its_field() {
     let refusal = |value| Query::from_json(&value).unwrap_err();
     assert_eq!(refusal(json!({"images": []})), "text: this field is required");
-    assert_eq!(refusal(json!({"text": 1, "images": []})), "text: expected a string, not 1");
-    assert_eq!(refusal(json!({"text": "a", "images": ["x", 1]})), "images[1]: expected a string, not 1");
-    assert_eq!(refusal(json!({"text": "a", "images": [], "top_k": -1})), "top_k: expected an integer that fits u32, not -1");
+    assert_eq!(
+        refusal(json!({"text": 1, "images": []})),
+        "text: expected a string, not 1"
+    );
+    assert_eq!(
+        refusal(json!({"text": "a", "images": ["x", 1]})),
+        "images[1]: expected a string, not 1"
+    );
+    assert_eq!(
+        refusal(json!({"text": "a", "images": [], "top_k": -1})),
+        "top_k: expected an integer that fits u32, not -1"
+    );
     let order = refusal(json!({"text": "a", "images": [], "order": "x"}));
     assert_eq!(order, "order: expected one of \"best\", \"newest_first\", \"a-z\"");
     assert_eq!(refusal(json!([])), "expected an object, not a list");
@@ -96,9 +105,19 @@ struct Answer {
 
 #[test]
 fn outputs_become_the_shortest_json() {
-    let answer = Answer { verdict: Verdict::VeryGood, scores: vec![0.1, f32::NAN, 1e-7], note: Some("\"\n".into()) };
+    let answer = Answer {
+        verdict: Verdict::VeryGood,
+        scores: vec![0.1, f32::NAN, 1e-7],
+        note: Some("\"\n".into()),
+    };
     let mut json = String::new();
     answer.write_json(&mut json);
-    assert_eq!(json, r#"{"verdict":"very_good","scores":[0.1,null,1e-7],"note":"\"\n"}"#);
-    assert_eq!(<Answer as Output>::schema()["properties"]["verdict"]["enum"], json!(["very_good"]));
+    assert_eq!(
+        json,
+        r#"{"verdict":"very_good","scores":[0.1,null,1e-7],"note":"\"\n"}"#
+    );
+    assert_eq!(
+        <Answer as Output>::schema()["properties"]["verdict"]["enum"],
+        json!(["very_good"])
+    );
 }

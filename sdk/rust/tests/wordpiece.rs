@@ -7,12 +7,17 @@ use proptest::prelude::*;
 
 /// A small vocabulary in the form of a BERT's: letters, some pieces, punctuation, accents that survive, Chinese.
 fn file() -> String {
-    let mut vocab: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned).to_vec();
+    let mut vocab: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        .map(str::to_owned)
+        .to_vec();
     for c in ('a'..='z').chain('0'..='9') {
         vocab.push(c.to_string());
         vocab.push(format!("##{c}"));
     }
-    let words = ["the", "##ing", "hello", "world", "un", "##able", "ß", "##ß", "你", "好", "!", ".", ",", "-", "'", "“", "é", "##é", "ə"];
+    let words = [
+        "the", "##ing", "hello", "world", "un", "##able", "ß", "##ß", "你", "好", "!", ".", ",", "-", "'", "“", "é",
+        "##é", "ə",
+    ];
     vocab.extend(words.map(str::to_owned));
     let vocab: serde_json::Map<_, _> = vocab.into_iter().enumerate().map(|(i, t)| (t, i.into())).collect();
     serde_json::json!({
@@ -39,9 +44,26 @@ fn both(text: &str) -> (Vec<u32>, Vec<u32>) {
 #[test]
 fn known_texts_have_the_reference_s_ids() {
     for text in [
-        "", " ", "Hello, world!", "the unable-ing\tthing", "你好world", "naïve CAFÉ É", "a\u{0}b\u{fffd}c\u{200d}d\u{ad}",
-        "x\u{301}\u{327}y", "ﬃ ß İ ǅ ə", "“quotes” — dash…", "a\u{3000}b\u{a0}c\r\nd", "\u{1f600}hello\u{1f600}",
-        "가각힣", "ｆｕｌｌ", &"a".repeat(100), &"a".repeat(101), "\u{e000}\u{fdd0}", "𝐇ello", "٣٤", "क्षि",
+        "",
+        " ",
+        "Hello, world!",
+        "the unable-ing\tthing",
+        "你好world",
+        "naïve CAFÉ É",
+        "a\u{0}b\u{fffd}c\u{200d}d\u{ad}",
+        "x\u{301}\u{327}y",
+        "ﬃ ß İ ǅ ə",
+        "“quotes” — dash…",
+        "a\u{3000}b\u{a0}c\r\nd",
+        "\u{1f600}hello\u{1f600}",
+        "가각힣",
+        "ｆｕｌｌ",
+        &"a".repeat(100),
+        &"a".repeat(101),
+        "\u{e000}\u{fdd0}",
+        "𝐇ello",
+        "٣٤",
+        "क्षि",
     ] {
         let (ours, theirs) = both(text);
         assert_eq!(ours, theirs, "{text:?}");
@@ -64,7 +86,7 @@ fn another_kind_of_tokenizer_is_refused_by_name() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_text_has_the_reference_s_ids(text in "\\PC{0,40}|[a-z \u{300}-\u{36f}'.,!-]{0,60}|.{0,20}") {

@@ -8,7 +8,9 @@ use syn::{Attribute, Expr, ExprLit, Fields, Ident, Lit, Meta, Result, Token, Var
 pub(crate) fn documentation(attributes: &[Attribute]) -> String {
     let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
         Meta::NameValue(pair) if pair.path.is_ident("doc") => match &pair.value {
-            Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value().trim().to_owned()),
+            Expr::Lit(ExprLit {
+                lit: Lit::Str(text), ..
+            }) => Some(text.value().trim().to_owned()),
             _ => None,
         },
         _ => None,
@@ -82,7 +84,10 @@ pub(crate) fn choices<'a>(variants: impl Iterator<Item = &'a Variant>) -> Result
     variants
         .map(|variant| {
             if !matches!(variant.fields, Fields::Unit) {
-                return Err(syn::Error::new_spanned(variant, "choices have no fields: use a struct, or `Option` fields"));
+                return Err(syn::Error::new_spanned(
+                    variant,
+                    "choices have no fields: use a struct, or `Option` fields",
+                ));
             }
             let mut name = snake_case(&variant.ident.to_string());
             for attribute in &variant.attrs {
@@ -116,5 +121,8 @@ fn snake_case(name: &str) -> String {
 
 /// The error for what cannot be derived.
 pub(crate) fn unsupported(span: Span, what: &str) -> syn::Error {
-    syn::Error::new(span, format!("{what} can be derived for structs with named fields and for enums without fields"))
+    syn::Error::new(
+        span,
+        format!("{what} can be derived for structs with named fields and for enums without fields"),
+    )
 }

@@ -9,7 +9,10 @@ use crate::attributes::{FieldAttributes, choices, documentation, json_name, unsu
 pub(crate) fn expand(item: &DeriveInput) -> Result<TokenStream> {
     let name = &item.ident;
     if !item.generics.params.is_empty() {
-        return Err(syn::Error::new_spanned(&item.generics, "an input has neither generics nor lifetimes"));
+        return Err(syn::Error::new_spanned(
+            &item.generics,
+            "an input has neither generics nor lifetimes",
+        ));
     }
     let description = documentation(&item.attrs);
     match &item.data {
@@ -38,7 +41,10 @@ pub(crate) fn expand(item: &DeriveInput) -> Result<TokenStream> {
             let choices = choices(data.variants.iter())?;
             let names: Vec<_> = choices.iter().map(|(_, name)| name).collect();
             let arms = choices.iter().map(|(variant, name)| quote!(::std::option::Option::Some(#name) => ::std::result::Result::Ok(Self::#variant)));
-            let expected = format!("expected one of {}", names.iter().map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", "));
+            let expected = format!(
+                "expected one of {}",
+                names.iter().map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ")
+            );
             Ok(quote! {
                 impl ::maquette::Field for #name {
                     fn schema() -> ::maquette::private::Value {

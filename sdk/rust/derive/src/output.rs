@@ -9,7 +9,10 @@ use crate::attributes::{choices, documentation, json_name, unsupported};
 pub(crate) fn expand(item: &DeriveInput) -> Result<TokenStream> {
     let name = &item.ident;
     if !item.generics.params.is_empty() {
-        return Err(syn::Error::new_spanned(&item.generics, "an output has neither generics nor lifetimes"));
+        return Err(syn::Error::new_spanned(
+            &item.generics,
+            "an output has neither generics nor lifetimes",
+        ));
     }
     let description = documentation(&item.attrs);
     let (schema, write) = match &item.data {

@@ -13,7 +13,10 @@ const MASKED: f64 = -1.0e4;
 /// `shape` if the mask is no matrix.
 #[track_caller]
 pub fn attention_bias(mask: &Tensor) -> Result<Tensor> {
-    mask.to_dtype(DType::F32)?.affine(-MASKED, MASKED)?.unsqueeze(1)?.unsqueeze(1)
+    mask.to_dtype(DType::F32)?
+        .affine(-MASKED, MASKED)?
+        .unsqueeze(1)?
+        .unsqueeze(1)
 }
 
 /// Self-attention with several heads and biases everywhere, as BERT and ViT have it.
@@ -52,9 +55,16 @@ impl SelfAttention {
     #[track_caller]
     pub fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let (batch, tokens, width) = x.dims3()?;
-        let split = |x: Tensor| x.reshape((&batch, &tokens, self.heads, self.head_width))?.transpose(1, 2);
+        let split = |x: Tensor| {
+            x.reshape((&batch, &tokens, self.heads, self.head_width))?
+                .transpose(1, 2)
+        };
         // Scaling the queries instead of the scores is the same product with fewer multiplications.
-        let query = split(self.query.forward(x)?.affine(1.0 / (self.head_width as f64).sqrt(), 0.0)?)?;
+        let query = split(
+            self.query
+                .forward(x)?
+                .affine(1.0 / (self.head_width as f64).sqrt(), 0.0)?,
+        )?;
         let key = split(self.key.forward(x)?)?;
         let value = split(self.value.forward(x)?)?;
         let mut scores = query.matmul(&key.t()?)?;
@@ -62,6 +72,7 @@ impl SelfAttention {
             scores = scores.broadcast_add(bias)?;
         }
         let mixed = scores.softmax(-1)?.matmul(&value)?;
-        self.output.forward(&mixed.transpose(1, 2)?.reshape((&batch, &tokens, &width))?)
+        self.output
+            .forward(&mixed.transpose(1, 2)?.reshape((&batch, &tokens, &width))?)
     }
 }

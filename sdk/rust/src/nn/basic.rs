@@ -14,7 +14,10 @@ impl Linear {
     /// # Errors
     /// None that a model need handle.
     pub fn load(input: usize, output: usize, weights: &Weights) -> Result<Self> {
-        Ok(Self { bias: Some(weights.get("bias", (output,))?), ..Self::load_no_bias(input, output, weights)? })
+        Ok(Self {
+            bias: Some(weights.get("bias", (output,))?),
+            ..Self::load_no_bias(input, output, weights)?
+        })
     }
 
     /// With `weight` `[output, input]` alone.
@@ -22,7 +25,10 @@ impl Linear {
     /// # Errors
     /// None that a model need handle.
     pub fn load_no_bias(input: usize, output: usize, weights: &Weights) -> Result<Self> {
-        Ok(Self { weight: weights.get("weight", (output, input))?, bias: None })
+        Ok(Self {
+            weight: weights.get("weight", (output, input))?,
+            bias: None,
+        })
     }
 
     /// `[.., input]` to `[.., output]`.
@@ -46,7 +52,9 @@ impl Embedding {
     /// # Errors
     /// None that a model need handle.
     pub fn load(rows: usize, width: usize, weights: &Weights) -> Result<Self> {
-        Ok(Self { weight: weights.get("weight", (rows, width))? })
+        Ok(Self {
+            weight: weights.get("weight", (rows, width))?,
+        })
     }
 
     /// The table itself.
@@ -77,7 +85,11 @@ impl LayerNorm {
     /// # Errors
     /// None that a model need handle.
     pub fn load(width: usize, eps: f64, weights: &Weights) -> Result<Self> {
-        Ok(Self { weight: weights.get("weight", (width,))?, bias: Some(weights.get("bias", (width,))?), eps })
+        Ok(Self {
+            weight: weights.get("weight", (width,))?,
+            bias: Some(weights.get("bias", (width,))?),
+            eps,
+        })
     }
 
     /// `[.., width]` to the same.
@@ -102,7 +114,10 @@ impl RmsNorm {
     /// # Errors
     /// None that a model need handle.
     pub fn load(width: usize, eps: f64, weights: &Weights) -> Result<Self> {
-        Ok(Self { weight: weights.get("weight", (width,))?, eps })
+        Ok(Self {
+            weight: weights.get("weight", (width,))?,
+            eps,
+        })
     }
 
     /// `[.., width]` to the same.

@@ -2,7 +2,7 @@
 //! `BasicTokenizer` in google-research/bert.
 
 use serde_json::Value;
-use unicode_general_category::{GeneralCategory as Category, get_general_category};
+use unicode_categories::UnicodeCategories as _;
 use unicode_normalization::UnicodeNormalization as _;
 
 /// Text to words: cleaned, Chinese characters apart, accents stripped, lower case, split at spaces and punctuation.
@@ -51,7 +51,7 @@ impl Normalizer {
             lower.into_iter().flatten().chain(same)
         };
         let finished = if self.strip_accents {
-            let mut letters = prepared.nfd().filter(|c| get_general_category(*c) != Category::NonspacingMark).flat_map(lowered);
+            let mut letters = prepared.nfd().filter(|c| !c.is_mark_nonspacing()).flat_map(lowered);
             letters.all(&mut take)
         } else {
             prepared.flat_map(lowered).all(&mut take)
@@ -75,30 +75,13 @@ fn is_space(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r') || c.is_whitespace()
 }
 
+/// By the tables of the reference: what Unicode assigned after them is neither control nor punctuation.
 fn is_control(c: char) -> bool {
-    if matches!(c, '\t' | '\n' | '\r') {
-        return false;
-    }
-    use Category::{Control, Format, PrivateUse, Surrogate, Unassigned};
-    matches!(get_general_category(c), Control | Format | PrivateUse | Surrogate | Unassigned)
+    !matches!(c, '\t' | '\n' | '\r') && c.is_other()
 }
 
 fn is_punctuation(c: char) -> bool {
-    use Category::{
-        ClosePunctuation, ConnectorPunctuation, DashPunctuation, FinalPunctuation, InitialPunctuation, OpenPunctuation,
-        OtherPunctuation,
-    };
-    c.is_ascii_punctuation()
-        || matches!(
-            get_general_category(c),
-            ClosePunctuation
-                | ConnectorPunctuation
-                | DashPunctuation
-                | FinalPunctuation
-                | InitialPunctuation
-                | OpenPunctuation
-                | OtherPunctuation
-        )
+    c.is_ascii_punctuation() || c.is_punctuation()
 }
 
 /// The CJK Unified Ideographs blocks, which BERT treats character by character.

@@ -35,7 +35,9 @@ impl Tokenizer {
             if found == known {
                 return Ok(());
             }
-            Err(Error::unsupported(format!("tokenizer.json: the {part} is `{found}`; this SDK knows `{known}`")))
+            Err(Error::unsupported(format!(
+                "tokenizer.json: the {part} is `{found}`; this SDK knows `{known}`"
+            )))
         };
         expect("normalizer", "BertNormalizer")?;
         expect("pre_tokenizer", "BertPreTokenizer")?;
@@ -49,15 +51,23 @@ impl Tokenizer {
             "TemplateProcessing" | "BertProcessing" => {
                 let special = |token: &str| {
                     let id = model.id(token);
-                    id.map(Some).ok_or_else(|| Error::unsupported(format!("tokenizer.json: the vocabulary lacks {token}")))
+                    id.map(Some)
+                        .ok_or_else(|| Error::unsupported(format!("tokenizer.json: the vocabulary lacks {token}")))
                 };
                 (special("[CLS]")?, special("[SEP]")?)
             }
             other => {
-                return Err(Error::unsupported(format!("tokenizer.json: the post_processor `{other}` is not known to this SDK")));
+                return Err(Error::unsupported(format!(
+                    "tokenizer.json: the post_processor `{other}` is not known to this SDK"
+                )));
             }
         };
-        Ok(Self { normalizer: Normalizer::from_json(&file["normalizer"]), model, start, end })
+        Ok(Self {
+            normalizer: Normalizer::from_json(&file["normalizer"]),
+            model,
+            start,
+            end,
+        })
     }
 
     /// The ids of a text, special tokens included.

@@ -28,7 +28,9 @@ impl WordPiece {
             vocabulary.insert(token.clone(), id.ok_or_else(|| broken("number for each token"))?);
         }
         let unknown = json["unk_token"].as_str().unwrap_or("[UNK]");
-        let unknown = *vocabulary.get(unknown).ok_or_else(|| broken("token for unknown words"))?;
+        let unknown = *vocabulary
+            .get(unknown)
+            .ok_or_else(|| broken("token for unknown words"))?;
         Ok(Self {
             unknown,
             prefix: json["continuing_subword_prefix"].as_str().unwrap_or("##").to_owned(),
