@@ -27,6 +27,9 @@ pub struct Config {
     pub connections: usize,
     /// Calls that run at once, each on a thread of its own; 0 stands for the number of processors.
     pub lanes: usize,
+    /// Threads that tensor ops share, whatever the number of lanes; 0 stands for the number of processors. They belong to the
+    /// process: the first server started in it decides.
+    pub tensor_threads: usize,
     /// Calls that may wait.
     pub queue_limit: usize,
     /// The longest predicted wait of a call that is let in.
@@ -64,6 +67,7 @@ impl Default for Config {
             read_timeout: Duration::from_secs(30),
             connections: 8192,
             lanes: 0,
+            tensor_threads: 0,
             queue_limit: 1024,
             queue_wait: Duration::from_secs(60),
             queue_bytes: 512 << 20,

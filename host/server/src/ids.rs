@@ -1,5 +1,7 @@
 //! Random ids, and ids that clients bring along.
 
+use std::cell::RefCell;
+
 use axum::http::HeaderValue;
 
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -26,11 +28,34 @@ pub(crate) fn base32(bytes: &[u8]) -> String {
     text
 }
 
+/// Random bytes kept at hand by each thread: asking the system for every request would cost more than the request's routing.
+struct Pool {
+    bytes: [u8; 1024],
+    left: usize,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { bytes: [0; 1024], left: 0 }) };
+}
+
+/// Random bytes for ids and seeds. Secrets come from the system directly.
+fn random_bytes<const N: usize>() -> [u8; N] {
+    POOL.with_borrow_mut(|pool| {
+        if pool.left < N {
+            // Without randomness an id is still an id; nothing secret hangs on it.
+            let _ = getrandom::fill(&mut pool.bytes);
+            pool.left = pool.bytes.len();
+        }
+        let mut taken = [0; N];
+        taken.copy_from_slice(&pool.bytes[pool.left - N..pool.left]);
+        pool.left -= N;
+        taken
+    })
+}
+
 /// A new id: 128 random bits as 26 lower-case letters and digits.
 pub(crate) fn random() -> HeaderValue {
-    let mut bytes = [0; 16];
-    // Without randomness an id is still an id; nothing secret hangs on it.
-    let _ = getrandom::fill(&mut bytes);
+    let bytes: [u8; 16] = random_bytes();
     HeaderValue::try_from(base32(&bytes)).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
@@ -46,7 +71,7 @@ pub(crate) fn of_request(sent: Option<&HeaderValue>) -> HeaderValue {
 
 /// A random number, such as the seed of a call.
 pub(crate) fn seed() -> u64 {
-    getrandom::u64().unwrap_or(0)
+    u64::from_le_bytes(random_bytes())
 }
 
 #[cfg(test)]

@@ -53,6 +53,8 @@ pub(crate) struct Metrics {
     queue: Family<VersionLabels, Histogram, fn() -> Histogram>,
     device: Family<VersionLabels, Seconds>,
     responses: Family<StatusLabels, Counter>,
+    /// The one of `responses` that is counted most.
+    ok: Counter,
     publishes: Family<StepLabels, Counter>,
     gauges: Gauges,
 }
@@ -117,7 +119,8 @@ impl Metrics {
         );
         let device = Family::default();
         registry.register_with_unit("device", "Time inside tensor ops", Unit::Seconds, device.clone());
-        let responses = Family::default();
+        let responses: Family<StatusLabels, Counter> = Family::default();
+        let ok = responses.get_or_create_owned(&StatusLabels { status: 200 });
         registry.register("http_responses", "Responses by status", responses.clone());
         let publishes = Family::default();
         registry.register(
@@ -145,6 +148,7 @@ impl Metrics {
             queue,
             device,
             responses,
+            ok,
             publishes,
             gauges,
         }
@@ -206,7 +210,11 @@ impl Metrics {
 
     /// A response was sent.
     pub(crate) fn responded(&self, status: u16) {
-        self.responses.get_or_create(&StatusLabels { status }).inc();
+        if status == 200 {
+            self.ok.inc();
+        } else {
+            self.responses.get_or_create(&StatusLabels { status }).inc();
+        }
     }
 
     /// A publish ended: `ok`, or the step that failed.
