@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use axum::http::HeaderMap;
 use maquette_package::blobs::BlobStore;
 use rustix::fs::{FlockOperation, flock};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::StartError;
 use crate::admission::Bounds;
@@ -50,6 +50,8 @@ pub(crate) struct App {
     pub(crate) connections: Arc<Semaphore>,
     /// Set once, when the server begins to stop.
     pub(crate) stopping: AtomicBool,
+    /// Turns true when what still runs has had its time to finish.
+    pub(crate) halt: watch::Sender<bool>,
     /// The admin token's text.
     pub(crate) admin_token: String,
     /// Who calls when authentication is off.
@@ -118,6 +120,7 @@ impl App {
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             connections: Arc::new(Semaphore::new(config.connections.max(1))),
             stopping: AtomicBool::new(false),
+            halt: watch::Sender::new(false),
             config,
             catalog,
             store,

@@ -1,6 +1,7 @@
 //! Publishing: a manifest whose blobs are stored becomes a version, step by step; only the last step makes anything visible.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use maquette_package::cases::Case;
@@ -23,6 +24,9 @@ const MAX_ALIASES: usize = 16;
 
 /// Failing cases that are reported.
 const MAX_FAILURES: usize = 20;
+
+/// How long all cases of a version together may take.
+const CASES_TIME: Duration = Duration::from_secs(15 * 60);
 
 /// What was asked for.
 pub(crate) struct Request {
@@ -82,7 +86,12 @@ pub(crate) async fn publish(app: &Arc<App>, request: Request) -> Result<Publishe
     let permit = app.publishes.try_acquire();
     let _permit = permit.map_err(|_| Problem::busy("other versions are being published; try again in a moment", 5))?;
     let model = request.model.clone();
-    match steps(app, request).await {
+    let mut halt = app.halt.subscribe();
+    let done = tokio::select! {
+        done = steps(app, request) => done,
+        _ = halt.wait_for(|halt| *halt) => return Err(Problem::stopping()),
+    };
+    match done {
         Ok(published) => {
             app.metrics.published("ok");
             tracing::info!(model, version = %published.id, new = published.new, "published");
@@ -274,9 +283,16 @@ async fn try_out(
             let _ = done.send(work());
         });
     thread.map_err(|e| Failed::host("open", e))?;
-    outcome
-        .await
-        .unwrap_or_else(|_| Err(Failed::host("cases", "the thread that runs cases panicked")))
+    match tokio::time::timeout(CASES_TIME, outcome).await {
+        Ok(tried) => tried.unwrap_or_else(|_| Err(Failed::host("cases", "the thread that runs cases panicked"))),
+        Err(_) => {
+            let minutes = CASES_TIME.as_secs() / 60;
+            Err(Failed::new(
+                "cases",
+                format!("they did not all end within {minutes} minutes: make them fewer or smaller"),
+            ))
+        }
+    }
 }
 
 fn run_cases(guest: &Guest, input: &Schema, output: &Schema, cases: &[Case], cancel: &Cancel) -> Result<(), Failed> {

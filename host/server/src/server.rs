@@ -130,6 +130,7 @@ async fn live(app: Arc<App>, listener: TcpListener, stopped: oneshot::Receiver<(
     let mut closed = std::pin::pin!(connections.shutdown());
     if tokio::time::timeout(app.config.drain, &mut closed).await.is_err() {
         tracing::warn!("calls did not finish in time and are cancelled");
+        app.halt.send_replace(true);
         close_lanes(&app).await;
         let _ = tokio::time::timeout(FLUSH, &mut closed).await;
     }

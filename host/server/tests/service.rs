@@ -126,6 +126,63 @@ fn stopping_does_not_wait_for_ever() {
 }
 
 #[test]
+fn stopping_ends_a_publish_and_its_compiler() {
+    let mut host = Host::with(|c| c.drain = Duration::from_millis(200));
+    let looping = maquette_fixtures::component(
+        "",
+        "(func $load (result i32) (loop $forever (br $forever)) (i32.const 32))",
+    );
+    let manifest = host.manifest("actor", "1.0.0", &looping);
+    let (address, token) = (host.address, host.token.clone());
+    let publishing = std::thread::spawn(move || {
+        let body = json!({"manifest": manifest}).to_string();
+        let authorization = format!("Bearer {token}");
+        exchange(
+            address,
+            "POST",
+            "/v1/models/me/actor/versions",
+            &[("authorization", &authorization)],
+            body.as_bytes(),
+        )
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let started = Instant::now();
+    host.runtime.block_on(host.server.take().unwrap().stop());
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    let reply = publishing.join().unwrap();
+    assert_eq!(
+        (reply.status, reply.json()["code"].as_str().unwrap()),
+        (503, "stopping"),
+        "{reply:?}"
+    );
+}
+
+#[test]
+fn old_blobs_that_no_version_uses_are_removed_at_start_and_others_stay() {
+    let host = Host::start();
+    host.actor();
+    let orphan = host.blob(b"nobody's");
+    let folder = host.stop().unwrap();
+    let missing = |age: Duration| {
+        let mut config = config(folder.path());
+        config.orphan_age = Some(age);
+        let host = Host::open(config);
+        let missing = host
+            .post("/v1/publish/missing", &json!({"digests": [orphan["sha256"]]}))
+            .json();
+        assert_eq!(host.run(&json!({"do": "echo"})).status, 200);
+        host.stop();
+        missing["missing"].as_array().unwrap().len()
+    };
+    assert_eq!(
+        missing(Duration::from_secs(3600)),
+        0,
+        "young ones may belong to a publish that goes on"
+    );
+    assert_eq!(missing(Duration::ZERO), 1);
+}
+
+#[test]
 fn tokens_open_what_their_scopes_say_until_they_are_revoked() {
     let host = Host::start();
     host.actor();
