@@ -82,7 +82,8 @@ fn pool(calls: u32) -> PoolingAllocationConfig {
         .table_elements(100_000)
         .max_component_instance_size(2 << 20)
         .max_core_instance_size(2 << 20)
-        .linear_memory_keep_resident(1 << 20)
+        // Clearing a memory by hand costs more than letting the kernel drop its pages, but for the first few that every call touches.
+        .linear_memory_keep_resident(16 << 10)
         .table_keep_resident(128 << 10)
         .max_unused_warm_slots(calls.min(16))
         // Off: an open report says that swapped pages would be neither reset nor returned.

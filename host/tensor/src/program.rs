@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use maquette_ops::program::{Description, Node, located};
+use maquette_ops::program::{Description, Node, WeightRef, located};
 use maquette_ops::{Attr, Dim, Error, Op, OpId, OpSpec, Type, lookup, show, spec};
+use rayon::prelude::*;
 use smallvec::SmallVec;
 
 use crate::WeightStore;
@@ -40,6 +41,8 @@ pub struct Program {
     description: Description,
     /// Weights, constants and folded values, by value number.
     bound: HashMap<u32, Tensor>,
+    /// Weights that are only looked rows up in: they stay in their file.
+    tables: HashMap<u32, Table>,
     /// The nodes that a run executes, in order.
     steps: Vec<Step>,
     plans: Mutex<HashMap<SmallVec<[u32; 8]>, Arc<Plan>>>,
@@ -71,6 +74,8 @@ impl Program {
     ) -> Result<Self, Error> {
         description.check()?;
         let mut bound = HashMap::new();
+        let mut tables = HashMap::new();
+        let mut loads = Vec::new();
         let mut next = description.inputs.len() as u32;
         for weight in &description.weights {
             let names: Vec<_> = files.keys().map(String::as_str).collect();
@@ -90,9 +95,17 @@ impl Program {
                     show(&weight.shape)
                 )));
             }
-            bound.insert(next, weights.get(file, &weight.name, Some(weight.dtype))?);
+            match Table::of(file, weight, next, description)? {
+                Some(table) => drop(tables.insert(next, table)),
+                None => loads.push((next, file, weight)),
+            }
             next += 1;
         }
+        // Copying weights out of their files is most of a first call: every core takes part.
+        let loaded = loads
+            .par_iter()
+            .map(|(value, file, weight)| Ok((*value, weights.get(file, &weight.name, Some(weight.dtype))?)));
+        bound.extend(loaded.collect::<Result<Vec<_>, Error>>()?);
         for constant in &description.constants {
             let inner = tensor::from_bytes(constant.dtype, &constant.shape, &constant.data)?;
             let ty = Type::new(constant.dtype, constant.shape.iter().copied());
@@ -129,6 +142,7 @@ impl Program {
             digest,
             description: description.clone(),
             bound,
+            tables,
             steps,
             plans: Mutex::default(),
         })
@@ -175,7 +189,11 @@ impl Program {
             for (step, (ty, attrs)) in self.steps.iter().zip(&plan.steps) {
                 scope.control().check(Instant::now())?;
                 let node = &self.description.nodes[step.node];
-                let output = {
+                let table = node.inputs.first().and_then(|value| self.tables.get(value));
+                let output = if let (Some(table), [_, ids]) = (table, node.inputs.as_slice()) {
+                    let ids = self.value(*ids, inputs, &values)?;
+                    table.rows(ids, ty).map_err(|e| located(step.node, node, e))?
+                } else {
                     let mut list: SmallVec<[&candle_core::Tensor; 4]> = SmallVec::with_capacity(node.inputs.len());
                     for value in &node.inputs {
                         list.push(self.value(*value, inputs, &values)?);
@@ -317,6 +335,7 @@ impl Program {
             types.insert(i as u32, Type::new(input.dtype, shape));
         }
         types.extend(self.bound.iter().map(|(value, tensor)| (*value, tensor.ty.clone())));
+        types.extend(self.tables.iter().map(|(value, table)| (*value, table.ty.clone())));
 
         let mut steps = Vec::with_capacity(self.steps.len());
         let (mut flops, mut live, mut peak) = (0_u64, 0_u64, 0_u64);
@@ -377,6 +396,70 @@ impl Program {
             cost: ProgramCost { flops, peak_bytes },
         })
     }
+}
+
+/// A matrix of weights in its file, from which rows are copied as they are needed.
+#[derive(Debug)]
+struct Table {
+    file: Arc<WeightFile>,
+    name: String,
+    ty: Type<u32>,
+}
+
+impl Table {
+    /// The weight as a table, if rows of it are all that the program needs and they are stored as they are used.
+    fn of(
+        file: &Arc<WeightFile>,
+        weight: &WeightRef,
+        value: u32,
+        description: &Description,
+    ) -> Result<Option<Self>, Error> {
+        let as_table = |node: &Node| {
+            let uses = node.inputs.iter().filter(|input| **input == value).count();
+            uses == 0 || (uses == 1 && node.op == "embedding/1" && node.inputs[0] == value)
+        };
+        let only = description.nodes.iter().all(as_table) && !description.outputs.contains(&value);
+        if !only
+            || file.natural(&weight.name)? != weight.dtype
+            || file.stored(&weight.name)?.len() as u64 != bytes(weight)
+        {
+            return Ok(None);
+        }
+        let ty = Type::new(weight.dtype, weight.shape.iter().copied());
+        Ok(Some(Self {
+            file: Arc::clone(file),
+            name: weight.name.clone(),
+            ty,
+        }))
+    }
+
+    /// What `embedding/1` returns.
+    fn rows(&self, ids: &candle_core::Tensor, ty: &Type<u32>) -> Result<candle_core::Tensor, Error> {
+        let fail = |e: candle_core::Error| Error::internal(format!("embedding/1: {e}"));
+        let (rows, width) = (
+            self.ty.shape[0] as usize,
+            self.ty.shape[1] as usize * self.ty.dtype.size(),
+        );
+        let ids = ids
+            .flatten_all()
+            .and_then(|ids| ids.to_dtype(candle_core::DType::I64))
+            .map_err(fail)?;
+        let ids = ids.to_vec1::<i64>().map_err(fail)?;
+        let stored = self.file.stored(&self.name)?;
+        let mut bytes = Vec::with_capacity(ids.len() * width);
+        for (at, id) in ids.iter().enumerate() {
+            let row = usize::try_from(*id).ok().filter(|row| *row < rows).ok_or_else(|| {
+                Error::invalid_input(format!("embedding/1: id {id} at place {at} is not below {rows}"))
+            })?;
+            bytes.extend_from_slice(&stored[row * width..(row + 1) * width]);
+        }
+        tensor::from_bytes(ty.dtype, &ty.shape, &bytes)
+    }
+}
+
+/// The bytes of a weight as the program uses it.
+fn bytes(weight: &WeightRef) -> u64 {
+    Type::new(weight.dtype, weight.shape.iter().copied()).bytes()
 }
 
 fn resolve(name: &str) -> Result<&'static OpSpec, Error> {

@@ -158,6 +158,15 @@ impl WeightFile {
         }
     }
 
+    /// The bytes of a tensor as they lie in the file.
+    ///
+    /// # Errors
+    /// As [`WeightFile::info`].
+    pub(crate) fn stored(&self, name: &str) -> Result<&[u8], Error> {
+        let place = self.place(name)?;
+        Ok(&self.map[place.start..place.end])
+    }
+
     /// Copies a tensor out of the file, as `dtype`.
     pub(crate) fn read(&self, name: &str, dtype: DType) -> Result<candle_core::Tensor, Error> {
         use candle_core::Device;

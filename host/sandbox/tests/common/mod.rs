@@ -1,5 +1,5 @@
 //! What the sandbox's tests share: a component made ready in a cache of its own.
-#![allow(dead_code, reason = "not every test file uses everything")]
+#![allow(dead_code, unreachable_pub, reason = "not every test file uses everything")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

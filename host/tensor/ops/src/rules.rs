@@ -192,7 +192,15 @@ impl OpSpec {
             Op::Clamp => (out.saturating_mul(2), widened),
             Op::Rsqrt => (out.saturating_mul(2), widened),
             Op::Gelu | Op::GeluErf | Op::Erf | Op::Tanh | Op::Silu | Op::Sigmoid => (out.saturating_mul(10), 0),
-            Op::Embedding | Op::IndexSelect | Op::Where | Op::Pad => (0, copies()),
+            // Ids are widened to i64 to be checked; the table itself is read where it lies.
+            Op::Embedding => (
+                0,
+                inputs
+                    .get(1)
+                    .map_or(0, |ids| ids.elements().saturating_mul(16))
+                    .saturating_add(widened),
+            ),
+            Op::IndexSelect | Op::Where | Op::Pad => (0, copies()),
             Op::Cat | Op::Stack => (0, copies()),
             _ => (out, 0),
         };
