@@ -338,6 +338,50 @@ fn memory_for_bodies_is_bounded() {
 }
 
 #[test]
+fn garbage_is_the_senders_fault_on_every_path() {
+    let host = Host::start();
+    let id = host.actor();
+    let version = format!("/v1/models/me/actor/versions/{id}");
+    let paths = [
+        "/v1/models/me/actor/run",
+        "/v1/models/me/actor/versions",
+        "/v1/models/me/actor/aliases/x",
+        "/v1/publish/missing",
+        "/v1/tokens",
+        "/v1/tokens/x",
+        "/v1/blobs/x",
+        "/v1/models/%F0%9F%98%80/%2e%2e/versions/%00",
+        "/v1/models//",
+        "//",
+        version.as_str(),
+    ];
+    let bodies: [&[u8]; 9] = [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\"\xff\"",
+        b"{\"a\":",
+        b"1e999",
+        b"{\"manifest\":{},\"aliases\":[1]}",
+        &[0; 4096],
+    ];
+    for path in paths {
+        for method in ["POST", "PUT", "DELETE", "PATCH", "QUERY"] {
+            for body in bodies {
+                let reply = host.send(method, path, &[("content-type", "application/json")], body);
+                assert!(
+                    (400..500).contains(&reply.status),
+                    "{method} {path} {body:?}: {reply:?}"
+                );
+                reply.problem();
+            }
+        }
+    }
+    assert_eq!(host.run(&json!({"do": "echo"})).status, 200);
+}
+
+#[test]
 fn lists_are_given_in_pages() {
     let host = Host::start();
     for name in ["a", "b", "c"] {
