@@ -77,6 +77,7 @@ fn pool(calls: u32) -> PoolingAllocationConfig {
         .total_stacks(1)
         .max_core_instances_per_component(64)
         .max_memories_per_component(8)
+        .max_memories_per_module(8)
         .max_tables_per_component(16)
         .max_memory_size(MAX_MEMORY_BYTES as usize)
         .table_elements(100_000)

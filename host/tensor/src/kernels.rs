@@ -4,12 +4,12 @@ use candle_core::{D, DType as Candle, Device, Tensor, WithDType};
 use maquette_ops::{Attr, DType, Error, Op, OpSpec, Type, attr_axis, attr_float, normalise};
 use smallvec::SmallVec;
 
-use crate::tensor::{candle_dtype, dims};
+use crate::tensor::{candle_dtype, dims, said};
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Candle(e) => Self::internal(e.to_string()),
+            Failure::Candle(e) => Self::internal(said(&e)),
             Failure::Ours(e) => e,
         }
     }
@@ -141,11 +141,7 @@ impl Kernel<'_> {
             Op::Pad => self.pad(x)?,
             Op::Matmul => self.matmul(x, self.input(1)?)?,
             Op::Linear => self.linear(x, self.input(1)?, self.inputs.get(2).copied())?,
-            Op::Embedding => {
-                let ids = self.input(1)?;
-                let ids = self.checked_ids(&ids.flatten_all()?, x.dim(0)?)?;
-                x.index_select(&ids, 0)?.reshape(dims(&self.out.shape))?
-            }
+            Op::Embedding => self.embedding(x)?,
             Op::IndexSelect => {
                 let axis = self.axis(0, x.rank())?;
                 let ids = self.checked_ids(self.input(1)?, x.dim(axis)?)?;
@@ -289,6 +285,22 @@ impl Kernel<'_> {
             Some(bias) => Ok(product.broadcast_add(bias)?),
             None => Ok(product),
         }
+    }
+
+    fn embedding(&self, table: &Tensor) -> Result<Tensor> {
+        let ids = self.checked_ids(&self.input(1)?.flatten_all()?, table.dim(0)?)?;
+        let rows = if table.is_contiguous() {
+            table.index_select(&ids, 0)?
+        } else {
+            // Row by row: copying the whole table together would take memory that nobody paid for.
+            let ids = ids.to_dtype(Candle::U32)?.to_vec1::<u32>()?;
+            let rows = ids
+                .iter()
+                .map(|id| table.narrow(0, *id as usize, 1))
+                .collect::<candle_core::Result<Vec<_>>>()?;
+            Tensor::cat(&rows, 0)?
+        };
+        Ok(rows.reshape(dims(&self.out.shape))?)
     }
 
     /// Ids that are known to be in range, in a type and layout that candle takes.

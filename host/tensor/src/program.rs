@@ -237,7 +237,7 @@ impl Program {
             } else {
                 inner
                     .force_contiguous()
-                    .map_err(|e| Error::internal(format!("an output of the program: {e}")))?
+                    .map_err(|e| Error::internal(format!("an output of the program: {}", tensor::said(&e))))?
             };
             outputs.push((inner, ty.clone()));
         }
@@ -435,7 +435,7 @@ impl Table {
 
     /// What `embedding/1` returns.
     fn rows(&self, ids: &candle_core::Tensor, ty: &Type<u32>) -> Result<candle_core::Tensor, Error> {
-        let fail = |e: candle_core::Error| Error::internal(format!("embedding/1: {e}"));
+        let fail = |e: candle_core::Error| Error::internal(format!("embedding/1: {}", tensor::said(&e)));
         let (rows, width) = (
             self.ty.shape[0] as usize,
             self.ty.shape[1] as usize * self.ty.dtype.size(),

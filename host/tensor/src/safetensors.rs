@@ -173,7 +173,7 @@ impl WeightFile {
         let place = self.place(name)?;
         let shape = &self.tensors[place.index].shape;
         let bytes = &self.map[place.start..place.end];
-        let fail = |e: candle_core::Error| Error::internal(format!("weight `{name}`: {e}"));
+        let fail = |e: candle_core::Error| Error::internal(format!("weight `{name}`: {}", crate::tensor::said(&e)));
         let dims = crate::tensor::dims(shape);
         let tensor = match place.stored {
             Dtype::F64 => {

@@ -56,6 +56,15 @@ impl Tensor {
     }
 }
 
+/// What candle says, without the backtrace that it adds where the environment asks for one.
+pub(crate) fn said(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => said(inner),
+        candle_core::Error::Context { inner, .. } => said(inner),
+        other => other.to_string().lines().next().unwrap_or_default().to_owned(),
+    }
+}
+
 pub(crate) fn candle_dtype(dtype: DType) -> candle_core::DType {
     match dtype {
         DType::F32 => candle_core::DType::F32,
@@ -84,12 +93,12 @@ pub(crate) fn from_bytes(dtype: DType, shape: &[u32], bytes: &[u8]) -> Result<ca
         DType::U32 => typed::<u32>(shape, bytes),
         DType::I64 => typed::<i64>(shape, bytes),
     }
-    .map_err(|e| Error::internal(format!("uploading: {e}")))
+    .map_err(|e| Error::internal(format!("uploading: {}", said(&e))))
 }
 
 /// Elements `start .. start + count` in row-major order, as they cross the boundary. The range must have been checked.
 pub(crate) fn to_bytes(tensor: &candle_core::Tensor, start: usize, count: usize) -> Result<Vec<u8>, Error> {
-    let fail = |e: candle_core::Error| Error::internal(format!("reading: {e}"));
+    let fail = |e: candle_core::Error| Error::internal(format!("reading: {}", said(&e)));
     if count == 0 {
         return Ok(Vec::new());
     }

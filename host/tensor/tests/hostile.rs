@@ -1,0 +1,282 @@
+//! What candle would abort, panic or misread on is an error here, and nothing is allocated for it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use common::{Plain, apply, scope, upload};
+use maquette_tensor::ops::{Attr, Code, DType, OpId, lookup, table};
+use maquette_tensor::{Budget, Control, Runtime, RuntimeConfig, Scope, Tensor};
+use proptest::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+fn refused(scope: &Scope, op: &str, inputs: &[&Tensor], attrs: &[Attr]) -> (Code, String) {
+    let error = scope.apply(lookup(op).unwrap(), inputs, attrs).unwrap_err();
+    (error.code, error.message)
+}
+
+fn scalar(scope: &Scope) -> Tensor {
+    upload(
+        scope,
+        &Plain {
+            shape: vec![],
+            data: vec![1.0],
+        },
+        DType::F32,
+    )
+}
+
+#[test]
+fn a_huge_shape_is_refused_before_it_is_allocated() {
+    let (scope, budget) = scope(1 << 20);
+    let x = scalar(&scope);
+    let huge = Attr::Ints(vec![1 << 22, 1 << 20]);
+    assert_eq!(
+        refused(&scope, "broadcast_to/1", &[&x], std::slice::from_ref(&huge)).0,
+        Code::Shape
+    );
+    assert_eq!(refused(&scope, "full/1", &[], &[huge, Attr::Float(0.0)]).0, Code::Shape);
+    // A broadcast is free; what would make it real is not.
+    let wide = apply(&scope, "broadcast_to/1", &[&x], &[Attr::Ints(vec![1 << 15, 1 << 15])]);
+    assert!(budget.used() < 64);
+    for (op, attrs) in [
+        ("exp/1", vec![]),
+        ("reshape/1", vec![Attr::Ints(vec![-1])]),
+        ("sum/1", vec![]),
+    ] {
+        assert_eq!(refused(&scope, op, &[&wide], &attrs).0, Code::Quota, "{op}");
+    }
+    assert_eq!(refused(&scope, "add/1", &[&wide, &wide], &[]).0, Code::Quota);
+    assert_eq!(scope.read(&wide).unwrap_err().code, Code::Quota);
+}
+
+#[test]
+fn shapes_whose_product_wraps_around_are_refused() {
+    let (scope, _) = scope(1 << 20);
+    for shape in [
+        &[u32::MAX, u32::MAX][..],
+        &[1 << 16, 1 << 16, 1 << 16, 1 << 16],
+        &[1; 9],
+        &[0, 1, 1, 1, 1, 1, 1, 1, 1],
+    ] {
+        assert_eq!(
+            scope.from_bytes(DType::F32, shape, &[]).unwrap_err().code,
+            Code::Shape,
+            "{shape:?}"
+        );
+    }
+    let empty = scope.from_bytes(DType::F32, &[0, u32::MAX, u32::MAX], &[]).unwrap();
+    assert_eq!(
+        refused(&scope, "unsqueeze/1", &[&empty], &[Attr::Int(9)]).0,
+        Code::Shape
+    );
+}
+
+#[test]
+fn data_of_the_wrong_length_is_refused() {
+    let (scope, _) = scope(1 << 20);
+    for bytes in [0, 7, 9, 16] {
+        let error = scope.from_bytes(DType::F32, &[2], &vec![0; bytes]).unwrap_err();
+        assert_eq!(
+            error.message,
+            format!("{bytes} bytes were given for f32[2], which takes 8")
+        );
+    }
+}
+
+#[test]
+fn a_few_bytes_cannot_be_amplified_past_the_budget() {
+    let (scope, budget) = scope(1 << 20);
+    let column = upload(
+        &scope,
+        &Plain {
+            shape: vec![10_000, 1],
+            data: vec![1.0; 10_000],
+        },
+        DType::F32,
+    );
+    let row = apply(&scope, "transpose/1", &[&column], &[Attr::Int(0), Attr::Int(1)]);
+    assert_eq!(refused(&scope, "matmul/1", &[&column, &row], &[]).0, Code::Quota);
+    assert_eq!(refused(&scope, "add/1", &[&column, &row], &[]).0, Code::Quota);
+    let pad = [Attr::Int(0), Attr::Int(1 << 30), Attr::Int(0)];
+    assert_eq!(refused(&scope, "pad/1", &[&column], &pad).0, Code::Quota);
+    let pad = [Attr::Int(0), Attr::Int(i64::MAX), Attr::Int(0)];
+    assert_eq!(refused(&scope, "pad/1", &[&column], &pad).0, Code::Shape);
+    let many = vec![&column; 100];
+    assert_eq!(refused(&scope, "cat/1", &many, &[Attr::Int(0)]).0, Code::Quota);
+    assert_eq!(budget.used(), 40_000);
+}
+
+#[test]
+fn ids_past_the_rows_are_the_callers_fault() {
+    let (scope, _) = scope(1 << 20);
+    let table = upload(
+        &scope,
+        &Plain {
+            shape: vec![3, 2],
+            data: vec![0.0; 6],
+        },
+        DType::F32,
+    );
+    for id in [3.0, -1.0, 1e15] {
+        let ids = upload(
+            &scope,
+            &Plain {
+                shape: vec![1],
+                data: vec![id],
+            },
+            DType::I64,
+        );
+        let (code, message) = refused(&scope, "embedding/1", &[&table, &ids], &[]);
+        assert_eq!(code, Code::InvalidInput);
+        assert_eq!(message, format!("embedding/1: id {id} at place 0 is not below 3"));
+        assert_eq!(
+            refused(&scope, "index_select/1", &[&table, &ids], &[Attr::Int(0)]).0,
+            Code::InvalidInput
+        );
+    }
+}
+
+#[test]
+fn empty_dimensions_are_computed_or_refused_but_never_crash() {
+    let (scope, _) = scope(1 << 20);
+    let empty = scope.from_bytes(DType::F32, &[2, 0], &[]).unwrap();
+    for op in ["softmax/1", "log_softmax/1"] {
+        assert_eq!(apply(&scope, op, &[&empty], &[]).shape(), [2, 0]);
+    }
+    for op in ["max/1", "argmax/1"] {
+        let axis = if op == "max/1" {
+            Attr::Ints(vec![1])
+        } else {
+            Attr::Int(1)
+        };
+        assert_eq!(refused(&scope, op, &[&empty], &[axis]).0, Code::Shape);
+    }
+    let sum = apply(&scope, "sum/1", &[&empty], &[Attr::Ints(vec![1])]);
+    assert_eq!(common::read(&scope, &sum).data, [0.0, 0.0]);
+}
+
+#[test]
+fn a_message_names_the_op_both_shapes_and_the_fix() {
+    let (scope, _) = scope(1 << 20);
+    let a = upload(
+        &scope,
+        &Plain {
+            shape: vec![2, 3],
+            data: vec![0.0; 6],
+        },
+        DType::F32,
+    );
+    let message = refused(&scope, "matmul/1", &[&a, &a], &[]).1;
+    assert_eq!(
+        message,
+        "matmul/1 of f32[2, 3] and f32[2, 3]: 3 columns of a do not meet 2 rows of b"
+    );
+    let ids = upload(
+        &scope,
+        &Plain {
+            shape: vec![2],
+            data: vec![0.0; 2],
+        },
+        DType::U32,
+    );
+    let message = refused(&scope, "exp/1", &[&ids], &[]).1;
+    assert_eq!(
+        message,
+        "exp/1 of u32[2]: x is u32; it must be f32, f16 or bf16: use cast/1"
+    );
+    let message = refused(&scope, "add/1", &[&a, &ids], &[]).1;
+    assert!(
+        message.ends_with("f32 and u32 do not mix: use cast/1 on one of them"),
+        "{message}"
+    );
+}
+
+#[test]
+fn integers_that_overflow_do_not_take_the_host_along() {
+    let (scope, _) = scope(1 << 20);
+    let x = upload(
+        &scope,
+        &Plain {
+            shape: vec![1],
+            data: vec![255.0],
+        },
+        DType::U8,
+    );
+    // In a debug build the kernel panics, in a release build it wraps: either way there is a result or an error.
+    if let Err(error) = scope.apply(lookup("add/1").unwrap(), &[&x, &x], &[]) {
+        assert_eq!(error.code, Code::Internal);
+    }
+    assert!(
+        scope.apply(lookup("maximum/1").unwrap(), &[&x, &x], &[]).is_ok(),
+        "the scope goes on"
+    );
+}
+
+#[test]
+fn nothing_starts_after_the_deadline_or_a_cancel() {
+    let runtime = Runtime::cpu(RuntimeConfig::default()).unwrap();
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let make = |deadline| {
+        let control = Control {
+            deadline,
+            cancelled: Arc::clone(&cancelled),
+        };
+        Scope::new(Arc::clone(&runtime), Budget::new(1 << 20), control)
+    };
+    let late = make(Some(Instant::now()));
+    assert_eq!(
+        refused(&late, "full/1", &[], &[Attr::Ints(vec![1]), Attr::Float(0.0)]).0,
+        Code::Timeout
+    );
+    let early = make(Some(Instant::now() + Duration::from_secs(60)));
+    cancelled.store(true, Ordering::Relaxed);
+    assert_eq!(
+        refused(&early, "full/1", &[], &[Attr::Ints(vec![1]), Attr::Float(0.0)]).0,
+        Code::Cancelled
+    );
+}
+
+fn any_attr() -> impl Strategy<Value = Attr> {
+    let int = prop_oneof![-9_i64..9, any::<i64>()];
+    prop_oneof![
+        Just(Attr::Unset),
+        any::<bool>().prop_map(Attr::Flag),
+        int.clone().prop_map(Attr::Int),
+        any::<f64>().prop_map(Attr::Float),
+        prop::collection::vec(int, 0..10).prop_map(Attr::Ints),
+        prop::sample::select(DType::ALL.to_vec()).prop_map(Attr::DType),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_op_crashes_on_any_shapes_dtypes_or_attributes(
+        op in 0..table().len(),
+        shapes in prop::collection::vec((prop::collection::vec(0_u32..5, 0..5), prop::sample::select(DType::ALL.to_vec())), 0..4),
+        attrs in prop::collection::vec(any_attr(), 0..5),
+    ) {
+        let (scope, budget) = scope(1 << 20);
+        let inputs: Vec<Tensor> = shapes
+            .iter()
+            .map(|(shape, dtype)| {
+                let n = shape.iter().product::<u32>() as usize * dtype.size();
+                scope.from_bytes(*dtype, shape, &vec![1; n]).unwrap()
+            })
+            .collect();
+        let before = budget.used();
+        match scope.apply(OpId(op as u32), &inputs.iter().collect::<Vec<_>>(), &attrs) {
+            Ok(output) => {
+                let read = scope.read(&output);
+                prop_assert!(read.is_ok_and(|bytes| bytes.len() as u64 == output.bytes()) || output.bytes() > 1 << 19);
+            }
+            Err(error) => prop_assert_ne!(error.code, Code::Internal, "{}", error),
+        }
+        prop_assert_eq!(budget.used(), before);
+        drop(inputs);
+        prop_assert_eq!(budget.used(), 0);
+    }
+}
