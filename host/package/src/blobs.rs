@@ -71,7 +71,10 @@ impl BlobStore {
     /// Keeps `bytes` and returns their digest.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
-        if self.path(&digest).is_some_and(|p| p.metadata().is_ok_and(|m| m.len() == bytes.len() as u64)) {
+        if self
+            .path(&digest)
+            .is_some_and(|p| p.metadata().is_ok_and(|m| m.len() == bytes.len() as u64))
+        {
             return Ok(digest);
         }
         let mut writer = self.writer(&digest)?;
@@ -114,7 +117,9 @@ impl BlobStore {
             }
             for entry in entries(&shard.path())? {
                 let name = entry.file_name();
-                let Some(digest) = name.to_str().and_then(|n| n.parse::<Digest>().ok()) else { continue };
+                let Some(digest) = name.to_str().and_then(|n| n.parse::<Digest>().ok()) else {
+                    continue;
+                };
                 // A blob in the wrong folder would not be found by its digest: it is not there.
                 if self.place(&digest) == entry.path() && self.has(&digest) {
                     found.push(digest);
@@ -146,7 +151,10 @@ impl BlobStore {
     }
 
     fn missing(&self, digest: &Digest) -> Error {
-        Error::NoBlob { digest: *digest, store: self.root.clone() }
+        Error::NoBlob {
+            digest: *digest,
+            store: self.root.clone(),
+        }
     }
 
     fn blobs(&self) -> PathBuf {
@@ -170,12 +178,15 @@ impl BlobStore {
     fn publish(&self, file: &File, path: &Path, digest: &Digest) -> Result<()> {
         let mut permissions = file.metadata().map_err(Error::io("read", path))?.permissions();
         permissions.set_readonly(true);
-        file.set_permissions(permissions).map_err(Error::io("set permissions of", path))?;
+        file.set_permissions(permissions)
+            .map_err(Error::io("set permissions of", path))?;
         file.sync_all().map_err(Error::io("sync", path))?;
         let place = self.place(digest);
         let shard = place.parent().unwrap_or(&self.root).to_owned();
         match fs::create_dir(&shard) {
-            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io("create the folder", &shard)(e)),
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("create the folder", &shard)(e));
+            }
             _ => sync_folder(&self.blobs())?,
         }
         // Over an older file too: the bytes are the same, or the older one was damaged.
@@ -194,7 +205,10 @@ impl BlobStore {
         }
         for entry in entries(&self.parts())? {
             let Ok(file) = File::open(entry.path()) else { continue };
-            let modified = file.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            let modified = file
+                .metadata()
+                .and_then(|m| m.modified())
+                .unwrap_or(SystemTime::UNIX_EPOCH);
             let old = modified.elapsed().is_ok_and(|age| age > PARTS_KEPT);
             if old && file.try_lock().is_ok() {
                 let _ = fs::remove_file(entry.path());
@@ -224,7 +238,9 @@ pub(crate) fn hash(mut reader: impl Read) -> io::Result<(Digest, u64)> {
 
 /// Makes the names in a folder survive a crash.
 fn sync_folder(path: &Path) -> Result<()> {
-    File::open(path).and_then(|f| f.sync_all()).map_err(Error::io("sync the folder", path))
+    File::open(path)
+        .and_then(|f| f.sync_all())
+        .map_err(Error::io("sync the folder", path))
 }
 
 fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>> {

@@ -43,8 +43,13 @@ pub struct Case {
 impl Case {
     /// The case as a version keeps it: canonical JSON.
     pub fn to_json(&self) -> Result<String> {
-        serde_json_canonicalizer::to_string(self)
-            .map_err(|e| Error::Case(Note::new(&self.name, format!("it cannot be written as canonical JSON: {e}"), "")))
+        serde_json_canonicalizer::to_string(self).map_err(|e| {
+            Error::Case(Note::new(
+                &self.name,
+                format!("it cannot be written as canonical JSON: {e}"),
+                "",
+            ))
+        })
     }
 
     /// Reads what [`Case::to_json`] wrote.

@@ -100,7 +100,14 @@ mod tests {
     #[test]
     fn only_64_lower_case_hex_digits_are_read() {
         assert_eq!(EMPTY.parse::<Digest>().unwrap(), Digest::of(b""));
-        for bad in ["", "e3b0", &EMPTY.to_uppercase(), &format!("{EMPTY}0"), &EMPTY.replace('e', "g"), "ä"] {
+        for bad in [
+            "",
+            "e3b0",
+            &EMPTY.to_uppercase(),
+            &format!("{EMPTY}0"),
+            &EMPTY.replace('e', "g"),
+            "ä",
+        ] {
             let error = bad.parse::<Digest>().unwrap_err().to_string();
             assert!(error.contains("64 lower-case hexadecimal digits"), "{error}");
         }

@@ -61,14 +61,14 @@ pub enum Error {
     /// A guest did not build. The place is its folder.
     #[error("{0}")]
     Build(Note),
-//~    /// A component is not one that the host can run; the report lists why.
-//~    #[error("{}: {}", .place, .report.summary())]
-//~    Component {
-//~        /// The file.
-//~        place: String,
-//~        /// Every problem.
-//~        report: Box<crate::check::Report>,
-//~    },
+    /// A component is not one that the host can run; the report lists why.
+    #[error("{}: {}", .place, .report.summary())]
+    Component {
+        /// The file.
+        place: String,
+        /// Every problem.
+        report: Box<crate::check::Report>,
+    },
     /// A case is wrong. The place is its file.
     #[error("{0}")]
     Case(Note),
@@ -87,7 +87,11 @@ pub enum Error {
 impl Note {
     /// A note. Pass `""` for what is not known.
     pub fn new(place: impl fmt::Display, what: impl fmt::Display, help: impl fmt::Display) -> Self {
-        Self { what: what.to_string(), place: place.to_string(), help: help.to_string() }
+        Self {
+            what: what.to_string(),
+            place: place.to_string(),
+            help: help.to_string(),
+        }
     }
 }
 
@@ -116,7 +120,7 @@ impl Error {
             | Self::Toolchain(note)
             | Self::Build(note)
             | Self::Case(note) => Some(note),
-            Self::Mismatch { .. } | Self::NoBlob { .. }/*~*/ | Self::Io { .. } => None,
+            Self::Mismatch { .. } | Self::NoBlob { .. } | Self::Component { .. } | Self::Io { .. } => None,
         }
     }
 

@@ -12,19 +12,28 @@ pub(crate) fn inside(folder: &Path, relative: &Path) -> Result<PathBuf> {
     let shown = relative.display();
     let refuse = |what: String, help: &str| Err(Error::Source(Note::new(shown.to_string(), what, help)));
     let copy = "copy the file into the model's folder and name it relative to that";
-    if relative.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
+    if relative
+        .components()
+        .any(|c| !matches!(c, Component::Normal(_) | Component::CurDir))
+    {
         return refuse("the path leads out of the model's folder".into(), copy);
     }
     let root = folder.canonicalize().map_err(Error::io("open the folder", folder))?;
     let path = match root.join(relative).canonicalize() {
         Ok(path) => path,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return refuse(format!("there is no such file in {}", folder.display()), "check the spelling");
+            return refuse(
+                format!("there is no such file in {}", folder.display()),
+                "check the spelling",
+            );
         }
         Err(e) => return Err(Error::io("open", root.join(relative))(e)),
     };
     if !path.starts_with(&root) {
-        return refuse("the path leads out of the model's folder through a symbolic link".into(), copy);
+        return refuse(
+            "the path leads out of the model's folder through a symbolic link".into(),
+            copy,
+        );
     }
     if !path.is_file() {
         return refuse("this is not a file".into(), "name a file, not a folder");
@@ -36,7 +45,9 @@ pub(crate) fn inside(folder: &Path, relative: &Path) -> Result<PathBuf> {
 pub(crate) fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    file.take(most + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Error::io("read", path))?;
     if bytes.len() as u64 > most {
         let what = format!("the file has more than {most} bytes");
         return Err(Error::Source(Note::new(path.display(), what, "it must be smaller")));
@@ -119,7 +130,12 @@ mod tests {
         let path = dir.path().join("big");
         fs::write(&path, [0; 11]).unwrap();
         assert_eq!(read_bytes(&path, 11).unwrap().len(), 11);
-        assert!(read_bytes(&path, 10).unwrap_err().to_string().contains("more than 10 bytes"));
+        assert!(
+            read_bytes(&path, 10)
+                .unwrap_err()
+                .to_string()
+                .contains("more than 10 bytes")
+        );
     }
 
     #[test]
@@ -127,6 +143,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("latin1");
         fs::write(&path, b"caf\xe9").unwrap();
-        assert!(read_text(&path, 10).unwrap_err().to_string().contains("byte 3 is not UTF-8"));
+        assert!(
+            read_text(&path, 10)
+                .unwrap_err()
+                .to_string()
+                .contains("byte 3 is not UTF-8")
+        );
     }
 }

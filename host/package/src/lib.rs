@@ -5,8 +5,11 @@
 //! [`version::VersionManifest`] whose digest is the version's identity. Nothing here prints: what happens is told to a
 //! [`Progress`], what fails is an [`Error`] that says what, where and how to fix it.
 
+pub mod assemble;
 pub mod blobs;
+pub mod build;
 pub mod cases;
+pub mod check;
 mod digest;
 mod error;
 mod folder;
@@ -15,8 +18,10 @@ mod names;
 mod process;
 mod progress;
 pub mod source;
+pub mod toolchain;
 pub mod version;
 
+pub use assemble::{Package, assemble, assemble_with};
 pub use digest::{Digest, Hasher};
 pub use error::{Error, Note, Result};
 pub use progress::{Progress, Silent};

@@ -120,7 +120,11 @@ impl Manifest {
         let path = dir.as_ref().join(FILE);
         if !path.is_file() {
             let help = "name the folder of a model, or make one with `maquette new NAME`";
-            return Err(Error::Manifest(Note::new(path.display(), "there is no such file", help)));
+            return Err(Error::Manifest(Note::new(
+                path.display(),
+                "there is no such file",
+                help,
+            )));
         }
         let text = folder::read_text(&path, MAX_FILE)?;
         Self::parse_unpinned(&text, &path.display().to_string())
@@ -144,21 +148,35 @@ impl Manifest {
         };
         Ok(Self {
             model: read_model(&model)?,
-            component: root.table("component")?.map(|t| read_component(&t)).transpose()?.unwrap_or_default(),
+            component: root
+                .table("component")?
+                .map(|t| read_component(&t))
+                .transpose()?
+                .unwrap_or_default(),
             weights: read_entries(&root, "weights", MAX_WEIGHTS)?,
             assets: read_entries(&root, "assets", MAX_ASSETS)?,
-            limits: root.table("limits")?.map(|t| read_limits(&t)).transpose()?.unwrap_or_default(),
+            limits: root
+                .table("limits")?
+                .map(|t| read_limits(&t))
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
 
     /// Weights, then assets, each with its table's name and its own.
     pub fn entries(&self) -> impl Iterator<Item = (&'static str, &str, &Entry)> {
-        let weights = self.weights.iter().map(|(name, entry)| ("weights", name.as_str(), entry));
+        let weights = self
+            .weights
+            .iter()
+            .map(|(name, entry)| ("weights", name.as_str(), entry));
         weights.chain(self.assets.iter().map(|(name, entry)| ("assets", name.as_str(), entry)))
     }
 
     fn require_pins(&self, file: &str) -> Result<()> {
-        let Some((kind, name, entry)) = self.entries().find(|(_, _, e)| e.sha256.is_none() && e.source.is_remote()) else {
+        let Some((kind, name, entry)) = self
+            .entries()
+            .find(|(_, _, e)| e.sha256.is_none() && e.source.is_remote())
+        else {
             return Ok(());
         };
         let what = format!("[{kind}.{name}] has no `sha256`, and `{}` may change", entry.source);
@@ -187,7 +205,11 @@ fn read_model(table: &Table<'_>) -> Result<Model> {
         }
     }
     let (license, task) = (table.string("license")?, table.string("task")?);
-    for (key, value, most) in [("license", &license, 256), ("task", &task, 64), ("version", &Some(version.clone()), 64)] {
+    for (key, value, most) in [
+        ("license", &license, 256),
+        ("task", &task, 64),
+        ("version", &Some(version.clone()), 64),
+    ] {
         if let Some(value) = value
             && (value.chars().count() > most || value.chars().any(char::is_control))
         {
@@ -195,12 +217,22 @@ fn read_model(table: &Table<'_>) -> Result<Model> {
             return Err(table.at(key, format!("`{key}` is too long or has control characters"), help));
         }
     }
-    Ok(Model { owner, name, version, description, license, task })
+    Ok(Model {
+        owner,
+        name,
+        version,
+        description,
+        license,
+        task,
+    })
 }
 
 fn read_component(table: &Table<'_>) -> Result<Component> {
     table.only(&["path", "package"])?;
-    let component = Component { path: table.string("path")?, package: table.string("package")? };
+    let component = Component {
+        path: table.string("path")?,
+        package: table.string("package")?,
+    };
     if component.path.is_some() && component.package.is_some() {
         let what = "`path` names a prebuilt component and `package` names one to build";
         return Err(table.at("package", what, "keep one of the two"));
@@ -214,11 +246,15 @@ fn read_component(table: &Table<'_>) -> Result<Component> {
 
 fn is_package_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
 fn read_entries(root: &Table<'_>, kind: &'static str, most: usize) -> Result<BTreeMap<String, Entry>> {
-    let Some(all) = root.table(kind)? else { return Ok(BTreeMap::new()) };
+    let Some(all) = root.table(kind)? else {
+        return Ok(BTreeMap::new());
+    };
     let mut entries = BTreeMap::new();
     for name in all.keys() {
         let table = match all.table(&name) {
@@ -232,19 +268,28 @@ fn read_entries(root: &Table<'_>, kind: &'static str, most: usize) -> Result<BTr
             Err(error) => return Err(error),
         };
         if !names::valid(&name) {
-            return Err(all.at(&name, format!("`{name}` cannot be a name in [{kind}]"), name_help(&name)));
+            return Err(all.at(
+                &name,
+                format!("`{name}` cannot be a name in [{kind}]"),
+                name_help(&name),
+            ));
         }
         entries.insert(name, read_entry(&table)?);
     }
     if entries.len() > most {
-        return Err(root.at(kind, format!("{} entries in [{kind}], at most {most} are allowed", entries.len()), ""));
+        return Err(root.at(
+            kind,
+            format!("{} entries in [{kind}], at most {most} are allowed", entries.len()),
+            "",
+        ));
     }
     Ok(entries)
 }
 
 fn read_entry(table: &Table<'_>) -> Result<Entry> {
     table.only(&["source", "sha256", "size"])?;
-    let help = "add source = \"PATH\", or https:…, hf:owner/repo@revision/file, pip:NAME==VERSION/file, npm:NAME@VERSION/file";
+    let help =
+        "add source = \"PATH\", or https:…, hf:owner/repo@revision/file, pip:NAME==VERSION/file, npm:NAME@VERSION/file";
     let text = table.required("source", help)?;
     let source = text.parse::<Source>().map_err(|error| match error {
         Error::Source(note) => table.at("source", note.what, note.help),
@@ -252,12 +297,21 @@ fn read_entry(table: &Table<'_>) -> Result<Entry> {
     })?;
     let sha256 = match table.string("sha256")? {
         Some(text) => Some(text.parse::<Digest>().map_err(|e| {
-            table.at("sha256", e, "run `maquette check` without this line: it prints the right one")
+            table.at(
+                "sha256",
+                e,
+                "run `maquette check` without this line: it prints the right one",
+            )
         })?),
         None => None,
     };
     let size = table.number("size", 1, 1 << 50)?;
-    Ok(Entry { source, sha256, size, line: table.line() })
+    Ok(Entry {
+        source,
+        sha256,
+        size,
+        line: table.line(),
+    })
 }
 
 fn read_limits(table: &Table<'_>) -> Result<Limits> {

@@ -11,7 +11,9 @@ pub(crate) const RULE: &str =
 pub(crate) fn valid(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = name.as_bytes();
-    let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else { return false };
+    let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
     bytes.len() <= MAX_NAME
         && plain(first)
         && plain(last)
@@ -24,7 +26,13 @@ pub(crate) fn repaired(name: &str) -> Option<String> {
     let mapped: String = name
         .chars()
         .map(|c| c.to_ascii_lowercase())
-        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.') { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.') {
+                c
+            } else {
+                '-'
+            }
+        })
         .take(MAX_NAME)
         .collect();
     let trimmed = mapped.trim_matches(['-', '_', '.']).to_owned();
@@ -34,7 +42,10 @@ pub(crate) fn repaired(name: &str) -> Option<String> {
 /// The candidate that `name` most looks like, if it is near enough to be what was meant.
 pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_ascii_lowercase();
-    let (distance, best) = candidates.into_iter().map(|c| (edits(&lower, c), c)).min_by_key(|(d, _)| *d)?;
+    let (distance, best) = candidates
+        .into_iter()
+        .map(|c| (edits(&lower, c), c))
+        .min_by_key(|(d, _)| *d)?;
     (distance <= 1 + best.chars().count() / 4).then_some(best)
 }
 
@@ -69,7 +80,21 @@ mod tests {
         for good in ["a", "minilm-l6", "model.safetensors", "a_b", "0", &"x".repeat(64)] {
             assert!(valid(good), "{good}");
         }
-        for bad in ["", ".", "..", "a..b", "-a", "a-", ".hidden", "A", "a b", "a/b", "ä", "a\0", &"x".repeat(65)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a..b",
+            "-a",
+            "a-",
+            ".hidden",
+            "A",
+            "a b",
+            "a/b",
+            "ä",
+            "a\0",
+            &"x".repeat(65),
+        ] {
             assert!(!valid(bad), "{bad:?}");
         }
     }

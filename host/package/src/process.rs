@@ -56,7 +56,11 @@ pub(crate) fn run(
     mut line: impl FnMut(Stream, &str),
     mut tick: impl FnMut(),
 ) -> Result<Finished, Failure> {
-    let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let spawned = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut child = Ended(spawned.map_err(Failure::Start)?);
     let (sender, lines) = channel();
     if let Some(out) = child.0.stdout.take() {
@@ -103,15 +107,27 @@ pub(crate) fn run(
 
 /// Runs a short program and returns the first line of its output, if it succeeds.
 pub(crate) fn first_line<S: AsRef<OsStr>>(program: S, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
-    text.lines().next().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty())
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout)
+        .ok()
+        .filter(|_| output.status.success())?;
+    text.lines()
+        .next()
+        .map(|l| l.trim().to_owned())
+        .filter(|l| !l.is_empty())
 }
 
 /// The file that a program's name stands for on `PATH`.
 pub(crate) fn on_path(program: &str) -> Option<std::path::PathBuf> {
     let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&folders)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
 }
 
 /// A child that does not outlive the interest in it.
@@ -169,8 +185,12 @@ mod tests {
 
     fn shell(script: &str, limit: Duration) -> Result<(Finished, Vec<(Stream, String)>), Failure> {
         let mut seen = Vec::new();
-        let finished =
-            run(Command::new("sh").args(["-c", script]), limit, |stream, line| seen.push((stream, line.to_owned())), || ())?;
+        let finished = run(
+            Command::new("sh").args(["-c", script]),
+            limit,
+            |stream, line| seen.push((stream, line.to_owned())),
+            || (),
+        )?;
         Ok((finished, seen))
     }
 
@@ -192,7 +212,11 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_cut() {
-        let (finished, _) = shell("head -c 300000 /dev/zero | tr '\\0' x; echo; echo end", Duration::from_secs(20)).unwrap();
+        let (finished, _) = shell(
+            "head -c 300000 /dev/zero | tr '\\0' x; echo; echo end",
+            Duration::from_secs(20),
+        )
+        .unwrap();
         assert_eq!(finished.out.len(), 2);
         assert_eq!((finished.out[0].len(), finished.out[1].as_str()), (MAX_LINE, "end"));
     }
@@ -207,7 +231,12 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_an_error() {
-        let missing = run(&mut Command::new("maquette-no-such-program"), Duration::from_secs(1), |_, _| (), || ());
+        let missing = run(
+            &mut Command::new("maquette-no-such-program"),
+            Duration::from_secs(1),
+            |_, _| (),
+            || (),
+        );
         assert!(matches!(missing, Err(Failure::Start(_))));
         assert_eq!(first_line("maquette-no-such-program", &[]), None);
         assert_eq!(on_path("maquette-no-such-program"), None);

@@ -16,8 +16,8 @@ mod download;
 mod fetch;
 mod npm;
 mod parse;
-mod pip;
 mod pins;
+mod pip;
 
 use std::fmt;
 use std::path::PathBuf;

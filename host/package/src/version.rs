@@ -85,10 +85,18 @@ pub struct VersionManifest {
     /// The WebAssembly component.
     pub component: Blob,
     /// The weight files by the names under which the guest knows them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "strict::unique")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "strict::unique"
+    )]
     pub weights: BTreeMap<String, Blob>,
     /// The assets by the names under which the guest knows them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "strict::unique")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "strict::unique"
+    )]
     pub assets: BTreeMap<String, Blob>,
     /// What the version asks for.
     #[serde(default)]
@@ -122,7 +130,11 @@ impl VersionManifest {
         }
         let manifest: Self = serde_json::from_str(json).map_err(|e| {
             let help = "send the document that `VersionManifest::canonical_json` writes";
-            Error::Version(Note::new(format!("manifest line {} column {}", e.line(), e.column()), strict::plain(&e), help))
+            Error::Version(Note::new(
+                format!("manifest line {} column {}", e.line(), e.column()),
+                strict::plain(&e),
+                help,
+            ))
         })?;
         manifest.check()?;
         Ok(manifest)
@@ -141,7 +153,10 @@ impl VersionManifest {
             .chain(self.assets.values())
             .chain(&self.cases)
             .chain(&self.readme);
-        all.copied().filter(|b| seen.insert(b.sha256)).collect::<Vec<_>>().into_iter()
+        all.copied()
+            .filter(|b| seen.insert(b.sha256))
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 
     /// The digests of [`VersionManifest::blobs`].

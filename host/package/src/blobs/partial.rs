@@ -33,7 +33,13 @@ impl Partial {
             }
             let mut hasher = Hasher::default();
             let size = feed(&mut file, &mut hasher).map_err(Error::io("read", &path))?;
-            return Ok(Self { store: store.clone(), path, file, hasher, size });
+            return Ok(Self {
+                store: store.clone(),
+                path,
+                file,
+                hasher,
+                size,
+            });
         }
     }
 

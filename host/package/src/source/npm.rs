@@ -11,8 +11,19 @@ use crate::{Error, Note, Progress, Result};
 pub(super) fn download(shown: &str, name: &str, version: &str, into: &Path, progress: &mut dyn Progress) -> Result<()> {
     let work = into.parent().unwrap_or(into);
     let mut command = Command::new("npm");
-    command.args(["pack", "--ignore-scripts", "--no-fund", "--no-audit", "--no-update-notifier", "--pack-destination"]);
-    command.arg(into).arg("--").arg(format!("{name}@{version}")).current_dir(work);
+    command.args([
+        "pack",
+        "--ignore-scripts",
+        "--no-fund",
+        "--no-audit",
+        "--no-update-notifier",
+        "--pack-destination",
+    ]);
+    command
+        .arg(into)
+        .arg("--")
+        .arg(format!("{name}@{version}"))
+        .current_dir(work);
     let what = format!("fetching {name} {version} with npm");
     let finished = client::run(&mut command, &what, work, |_| None, progress).map_err(|failure| match failure {
         Failure::Start(e) => {
@@ -28,11 +39,18 @@ pub(super) fn download(shown: &str, name: &str, version: &str, into: &Path, prog
         return Ok(());
     }
     let complaint = finished.complaint(12);
-    let lines: Vec<&str> = complaint.lines().filter(|l| !l.contains("A complete log of this run")).collect();
+    let lines: Vec<&str> = complaint
+        .lines()
+        .filter(|l| !l.contains("A complete log of this run"))
+        .collect();
     let help = if complaint.contains("E404") || complaint.contains("ETARGET") {
         format!("check the name and the version: `npm view {name}@{version}` must know it")
     } else {
         format!("make `npm pack {name}@{version}` work; its settings are those of npm")
     };
-    Err(Error::Source(Note::new(shown, format!("npm could not fetch {name} {version}:\n{}\n", lines.join("\n")), help)))
+    Err(Error::Source(Note::new(
+        shown,
+        format!("npm could not fetch {name} {version}:\n{}\n", lines.join("\n")),
+        help,
+    )))
 }

@@ -24,11 +24,17 @@ fn refuse<T>(what: impl Into<String>, help: impl Into<String>) -> Result<T, Refu
 
 fn parse(text: &str) -> Result<Source, Refusal> {
     if text.is_empty() || text.len() > 2048 || text.chars().any(char::is_control) {
-        return refuse("a source has 1 to 2048 characters, none of them control characters", SCHEMES);
+        return refuse(
+            "a source has 1 to 2048 characters, none of them control characters",
+            SCHEMES,
+        );
     }
     let scheme = text.split_once(':').filter(|(scheme, _)| {
         // A single letter is a drive on some systems, never a scheme.
-        scheme.len() > 1 && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+        scheme.len() > 1
+            && scheme
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
     });
     match scheme {
         None => path(text),
@@ -65,7 +71,10 @@ fn https(text: &str) -> Result<Source, Refusal> {
     let rest = text.strip_prefix("https://").unwrap_or_default();
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if host.contains('@') {
-        return refuse("the URL holds a user name", "leave credentials out of the manifest: everybody can read it");
+        return refuse(
+            "the URL holds a user name",
+            "leave credentials out of the manifest: everybody can read it",
+        );
     }
     let named = host.split(':').next().is_some_and(|h| !h.is_empty()) || host.starts_with('[');
     if !named || text.contains(char::is_whitespace) || text.parse::<ureq::http::Uri>().is_err() {
@@ -76,30 +85,48 @@ fn https(text: &str) -> Result<Source, Refusal> {
 
 fn hub(text: &str) -> Result<Source, Refusal> {
     let help = "write hf:owner/repo@revision/path/to/file";
-    let Some((repo, rest)) = text.split_once('@') else { return refuse("the revision is missing", help) };
-    let Some((owner, name)) = repo.split_once('/') else { return refuse("the repository is not owner/repo", help) };
+    let Some((repo, rest)) = text.split_once('@') else {
+        return refuse("the revision is missing", help);
+    };
+    let Some((owner, name)) = repo.split_once('/') else {
+        return refuse("the repository is not owner/repo", help);
+    };
     if !word(owner, "-_.") || !word(name, "-_.") {
         return refuse(format!("`{repo}` is not owner/repo"), help);
     }
-    let Some((revision, file)) = rest.split_once('/') else { return refuse("the file is missing", help) };
+    let Some((revision, file)) = rest.split_once('/') else {
+        return refuse("the file is missing", help);
+    };
     if !word(revision, "-_.") {
         return refuse(format!("`{revision}` is not a branch, tag or commit"), help);
     }
     let file = inner(file, help)?;
-    Ok(Source::Hub { repo: repo.to_owned(), revision: revision.to_owned(), file })
+    Ok(Source::Hub {
+        repo: repo.to_owned(),
+        revision: revision.to_owned(),
+        file,
+    })
 }
 
 fn pip(text: &str) -> Result<Source, Refusal> {
     let help = "write pip:NAME==VERSION/path/in/the/package";
-    let Some((name, rest)) = text.split_once("==") else { return refuse("the exact version is missing", help) };
-    let Some((version, file)) = rest.split_once('/') else { return refuse("the file is missing", help) };
+    let Some((name, rest)) = text.split_once("==") else {
+        return refuse("the exact version is missing", help);
+    };
+    let Some((version, file)) = rest.split_once('/') else {
+        return refuse("the file is missing", help);
+    };
     if !word(name, "-_.") {
         return refuse(format!("`{name}` is not the name of a Python package"), help);
     }
     if !word(version, ".!+-_") {
         return refuse(format!("`{version}` is not a version"), help);
     }
-    Ok(Source::Pip { name: name.to_owned(), version: version.to_owned(), file: inner(file, help)? })
+    Ok(Source::Pip {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        file: inner(file, help)?,
+    })
 }
 
 fn npm(text: &str) -> Result<Source, Refusal> {
@@ -110,18 +137,29 @@ fn npm(text: &str) -> Result<Source, Refusal> {
         return refuse("the exact version is missing", help);
     };
     let name = &text[..name.len() + skip];
-    let Some((version, file)) = rest.split_once('/') else { return refuse("the file is missing", help) };
+    let Some((version, file)) = rest.split_once('/') else {
+        return refuse("the file is missing", help);
+    };
     let valid = match name.strip_prefix('@') {
-        Some(scoped) => scoped.split_once('/').is_some_and(|(scope, name)| word(scope, "-_.") && word(name, "-_.")),
+        Some(scoped) => scoped
+            .split_once('/')
+            .is_some_and(|(scope, name)| word(scope, "-_.") && word(name, "-_.")),
         None => word(name, "-_."),
     };
     if !valid {
         return refuse(format!("`{name}` is not the name of an npm package"), help);
     }
     if semver::Version::parse(version).is_err() {
-        return refuse(format!("`{version}` is not an exact version"), "write all of it, such as npm:is-number@7.0.0/index.js");
+        return refuse(
+            format!("`{version}` is not an exact version"),
+            "write all of it, such as npm:is-number@7.0.0/index.js",
+        );
     }
-    Ok(Source::Npm { name: name.to_owned(), version: version.to_owned(), file: inner(file, help)? })
+    Ok(Source::Npm {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        file: inner(file, help)?,
+    })
 }
 
 /// Starts with a letter or digit, so that no client takes it for an option, and goes on with those or `others`.
@@ -161,8 +199,13 @@ mod tests {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
         assert_eq!("path:./a/b".parse::<Source>().unwrap(), Source::Path("a/b".into()));
-        let Source::Npm { name, version, file } = "npm:@a/b@1.2.3/c/d".parse().unwrap() else { panic!("not npm") };
-        assert_eq!((name.as_str(), version.as_str(), file.as_str()), ("@a/b", "1.2.3", "c/d"));
+        let Source::Npm { name, version, file } = "npm:@a/b@1.2.3/c/d".parse().unwrap() else {
+            panic!("not npm")
+        };
+        assert_eq!(
+            (name.as_str(), version.as_str(), file.as_str()),
+            ("@a/b", "1.2.3", "c/d")
+        );
     }
 
     #[test]
@@ -175,18 +218,27 @@ mod tests {
             ("a/../../b", "leads out of the model's folder"),
             (".", "names no file"),
             ("http://example.com/x", "use https:"),
-            ("ftp://example.com/x", "no source `ftp:`; write a path, https:, hf:, pip: or npm:"),
+            (
+                "ftp://example.com/x",
+                "no source `ftp:`; write a path, https:, hf:, pip: or npm:",
+            ),
             ("file:///etc/passwd", "no source `file:`"),
             ("https:/x", "not a URL"),
             ("https://", "not a URL"),
             ("https://user:secret@example.com/x", "leave credentials out"),
             ("https://exa mple.com/x", "not a URL"),
-            ("hf:owner/repo/file", "the revision is missing; write hf:owner/repo@revision/path/to/file"),
+            (
+                "hf:owner/repo/file",
+                "the revision is missing; write hf:owner/repo@revision/path/to/file",
+            ),
             ("hf:repo@main/file", "not owner/repo"),
             ("hf:o/r@main", "the file is missing"),
             ("hf:o/r@main/../x", "not a path inside"),
             ("hf:o/r@-x/y", "not a branch"),
-            ("pip:six/six.py", "exact version is missing; write pip:NAME==VERSION/path/in/the/package"),
+            (
+                "pip:six/six.py",
+                "exact version is missing; write pip:NAME==VERSION/path/in/the/package",
+            ),
             ("pip:--index-url==1/x", "not the name of a Python package"),
             ("pip:six==1.16.0", "the file is missing"),
             ("pip:six==1.16.0/../x", "not a path inside"),

@@ -29,21 +29,42 @@ pub struct Pin {
 /// bytes are then in the store, so the next build does not fetch them again.
 pub fn pins(folder: &Path, manifest: &Manifest, store: &BlobStore, progress: &mut dyn Progress) -> Result<Vec<Pin>> {
     let fetcher = Fetcher::new(folder, store);
-    let missing = manifest.entries().filter(|(_, _, e)| e.sha256.is_none() && e.source.is_remote());
+    let missing = manifest
+        .entries()
+        .filter(|(_, _, e)| e.sha256.is_none() && e.source.is_remote());
     missing
         .map(|(kind, name, entry)| {
             let fetched = fetcher.fetch(entry, progress)?;
             let (digest, size) = (fetched.digest, fetched.size);
-            Ok(Pin { kind, name: name.to_owned(), source: entry.source.clone(), line: entry.line, digest, size })
+            Ok(Pin {
+                kind,
+                name: name.to_owned(),
+                source: entry.source.clone(),
+                line: entry.line,
+                digest,
+                size,
+            })
         })
         .collect()
 }
 
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, name, source, digest, size, .. } = self;
-        let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        let Self {
+            kind,
+            name,
+            source,
+            digest,
+            size,
+            ..
+        } = self;
+        let bare = name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
         let name = if bare { name.clone() } else { format!("\"{name}\"") };
-        write!(f, "[{kind}.{name}]\nsource = \"{source}\"\nsha256 = \"{digest}\"\nsize = {size}")
+        write!(
+            f,
+            "[{kind}.{name}]\nsource = \"{source}\"\nsha256 = \"{digest}\"\nsize = {size}"
+        )
     }
 }

@@ -18,9 +18,15 @@ pub(super) fn download(shown: &str, name: &str, version: &str, into: &Path, prog
     if !complaint.contains("No matching distribution") {
         return Err(failed(shown, name, version, &complaint));
     }
-    progress.say(&format!("{name} {version} has no wheel for this machine: asking pip for its source archive"));
+    progress.say(&format!(
+        "{name} {version} has no wheel for this machine: asking pip for its source archive"
+    ));
     let source = pip(shown, name, version, into, &["--no-binary", name], progress)?;
-    if source.success() { Ok(()) } else { Err(failed(shown, name, version, &source.complaint(6))) }
+    if source.success() {
+        Ok(())
+    } else {
+        Err(failed(shown, name, version, &source.complaint(6)))
+    }
 }
 
 fn pip(
@@ -32,8 +38,19 @@ fn pip(
     progress: &mut dyn Progress,
 ) -> Result<Finished> {
     let mut command = Command::new("python3");
-    command.args(["-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]);
-    command.args(["--progress-bar", "off", "--dest"]).arg(into).args(kind).arg(format!("{name}=={version}"));
+    command.args([
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]);
+    command
+        .args(["--progress-bar", "off", "--dest"])
+        .arg(into)
+        .args(kind)
+        .arg(format!("{name}=={version}"));
     let work = into.parent().unwrap_or(into);
     // Not the model's folder: `python -m` would load modules from it.
     command.current_dir(work);
@@ -58,7 +75,11 @@ fn failed(shown: &str, name: &str, version: &str, complaint: &str) -> Error {
     } else {
         format!("make `python3 -m pip download --no-deps {name}=={version}` work; its settings are those of pip")
     };
-    Error::Source(Note::new(shown, format!("pip could not fetch {name} {version}:\n{complaint}\n"), help))
+    Error::Source(Note::new(
+        shown,
+        format!("pip could not fetch {name} {version}:\n{complaint}\n"),
+        help,
+    ))
 }
 
 /// Reads `  Downloading six-1.16.0-py2.py3-none-any.whl (11 kB)`.
@@ -72,7 +93,11 @@ fn download_size(line: &str) -> Option<u64> {
         "GB" => 1e9,
         _ => return None,
     };
-    number.parse::<f64>().ok().filter(|n| (0.0..1e6).contains(n)).map(|n| (n * factor) as u64)
+    number
+        .parse::<f64>()
+        .ok()
+        .filter(|n| (0.0..1e6).contains(n))
+        .map(|n| (n * factor) as u64)
 }
 
 #[cfg(test)]
@@ -83,10 +108,19 @@ mod tests {
 
     #[test]
     fn the_size_of_a_download_is_read_from_pips_line() {
-        assert_eq!(download_size("  Downloading six-1.16.0-py2.py3-none-any.whl (11 kB)"), Some(11_000));
+        assert_eq!(
+            download_size("  Downloading six-1.16.0-py2.py3-none-any.whl (11 kB)"),
+            Some(11_000)
+        );
         assert_eq!(download_size("Downloading a.whl (83.5 MB)"), Some(83_500_000));
         assert_eq!(download_size("Downloading a.whl.metadata (1 bytes)"), Some(1));
-        for other in ["Collecting six==1.16.0", "Downloading x", "Downloading x (y kB)", "Downloading x (-1 kB)", ""] {
+        for other in [
+            "Collecting six==1.16.0",
+            "Downloading x",
+            "Downloading x (y kB)",
+            "Downloading x (-1 kB)",
+            "",
+        ] {
             assert_eq!(download_size(other), None);
         }
     }
@@ -97,8 +131,16 @@ mod tests {
         let into = dir.path().join("archive");
         std::fs::create_dir(&into).unwrap();
         let shown = "pip:six==0.0.0.dev999/six.py";
-        let error = download(shown, "six", "0.0.0.dev999", &into, &mut Silent).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{shown}: pip could not fetch six 0.0.0.dev999:\n")), "{error}");
-        assert!(error.contains("`python3 -m pip download --no-deps six==0.0.0.dev999` must work"), "{error}");
+        let error = download(shown, "six", "0.0.0.dev999", &into, &mut Silent)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with(&format!("{shown}: pip could not fetch six 0.0.0.dev999:\n")),
+            "{error}"
+        );
+        assert!(
+            error.contains("`python3 -m pip download --no-deps six==0.0.0.dev999` must work"),
+            "{error}"
+        );
     }
 }

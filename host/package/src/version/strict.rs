@@ -45,7 +45,11 @@ pub(super) fn check(m: &VersionManifest) -> Result<()> {
         return refuse("schema".into(), what, "use the release of Maquette that wrote it");
     }
     if !names::valid(&m.name) {
-        return refuse("name".into(), format!("`{}` is not a name", short(&m.name)), names::RULE);
+        return refuse(
+            "name".into(),
+            format!("`{}` is not a name", short(&m.name)),
+            names::RULE,
+        );
     }
     if let Err(why) = semver::Version::parse(&m.version) {
         let what = format!("`{}` is not a semantic version ({why})", short(&m.version));
@@ -60,9 +64,16 @@ pub(super) fn check(m: &VersionManifest) -> Result<()> {
     for (field, text, most) in texts {
         let Some(text) = text else { continue };
         if text.chars().count() > most {
-            return refuse(field.into(), format!("more than {most} characters"), "put the rest into the README");
+            return refuse(
+                field.into(),
+                format!("more than {most} characters"),
+                "put the rest into the README",
+            );
         }
-        if text.chars().any(|c| c.is_control() && !(field == "description" && c == '\n')) {
+        if text
+            .chars()
+            .any(|c| c.is_control() && !(field == "description" && c == '\n'))
+        {
             return refuse(field.into(), "it has control characters".into(), "write plain text");
         }
     }
@@ -78,7 +89,11 @@ pub(super) fn check(m: &VersionManifest) -> Result<()> {
     }
     for (field, value) in m.limits.each() {
         if let Some(value) = value.filter(|v| *v == 0 || *v >= MAX_NUMBER) {
-            return refuse(format!("limits.{field}"), format!("{value} is not above 0 and below 2^53"), "");
+            return refuse(
+                format!("limits.{field}"),
+                format!("{value} is not above 0 and below 2^53"),
+                "",
+            );
         }
     }
     blobs(m)
@@ -88,17 +103,28 @@ pub(super) fn check(m: &VersionManifest) -> Result<()> {
 fn blobs(m: &VersionManifest) -> Result<()> {
     let refuse = |place: String, what: String, help: &str| Err(Error::Version(Note::new(place, what, help)));
     let named = |kind: &'static str, map: &BTreeMap<String, Blob>| -> Vec<(String, Blob, u64)> {
-        map.iter().map(|(name, blob)| (format!("{kind}.{}", short(name)), *blob, MAX_NUMBER)).collect()
+        map.iter()
+            .map(|(name, blob)| (format!("{kind}.{}", short(name)), *blob, MAX_NUMBER))
+            .collect()
     };
     for name in m.weights.keys().chain(m.assets.keys()) {
         if !names::valid(name) {
-            return refuse("weights, assets".into(), format!("`{}` is not a name", short(name)), names::RULE);
+            return refuse(
+                "weights, assets".into(),
+                format!("`{}` is not a name", short(name)),
+                names::RULE,
+            );
         }
     }
     let mut all = vec![("component".to_owned(), m.component, MAX_COMPONENT)];
     all.extend(named("weights", &m.weights));
     all.extend(named("assets", &m.assets));
-    all.extend(m.cases.iter().enumerate().map(|(i, blob)| (format!("cases[{i}]"), *blob, MAX_TEXT)));
+    all.extend(
+        m.cases
+            .iter()
+            .enumerate()
+            .map(|(i, blob)| (format!("cases[{i}]"), *blob, MAX_TEXT)),
+    );
     all.extend(m.readme.iter().map(|blob| ("readme".to_owned(), *blob, MAX_TEXT)));
     let mut sizes = HashMap::new();
     for (place, blob, most) in all {
@@ -116,5 +142,8 @@ fn blobs(m: &VersionManifest) -> Result<()> {
 
 /// The beginning of a text that may be anything, for a message.
 fn short(text: &str) -> String {
-    text.chars().take(80).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .take(80)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use super::*;
 
 fn blob(seed: &str) -> Blob {
-    Blob { sha256: Digest::of(seed.as_bytes()), size: seed.len() as u64 }
+    Blob {
+        sha256: Digest::of(seed.as_bytes()),
+        size: seed.len() as u64,
+    }
 }
 
 fn full() -> VersionManifest {
@@ -20,8 +23,15 @@ fn full() -> VersionManifest {
         task: Some("text-embedding".into()),
         component: blob("component"),
         weights: BTreeMap::from([("model".into(), blob("weights"))]),
-        assets: BTreeMap::from([("tokenizer.json".into(), blob("tokenizer")), ("vocab".into(), blob("vocab"))]),
-        limits: Limits { timeout_ms: Some(1000), memory_bytes: Some(1 << 20), ..Limits::default() },
+        assets: BTreeMap::from([
+            ("tokenizer.json".into(), blob("tokenizer")),
+            ("vocab".into(), blob("vocab")),
+        ]),
+        limits: Limits {
+            timeout_ms: Some(1000),
+            memory_bytes: Some(1 << 20),
+            ..Limits::default()
+        },
         cases: vec![blob("case one"), blob("case two")],
         readme: Some(blob("# Readme")),
     }
@@ -134,29 +144,110 @@ fn the_canonical_form_is_the_published_one() {
 #[test]
 fn what_is_not_a_version_manifest_is_refused_by_name() {
     let table: &[(&str, fn(&mut Value), &str)] = &[
-        ("unknown field", |v| v["colour"] = json!("red"), "unknown field `colour`"),
-        ("unknown field in a blob", |v| v["component"]["url"] = json!("x"), "unknown field `url`"),
-        ("unknown limit", |v| v["limits"]["cpus"] = json!(1), "unknown field `cpus`"),
-        ("later schema", |v| v["schema"] = json!(2), "schema: this build reads schema 1, not 2"),
-        ("bad name", |v| v["name"] = json!("Mini LM"), "name: `Mini LM` is not a name"),
-        ("path as name", |v| v["name"] = json!("../up"), "name: `../up` is not a name"),
-        ("bad version", |v| v["version"] = json!("1.2"), "version: `1.2` is not a semantic version"),
-        ("no component", |v| drop(v.as_object_mut().unwrap().remove("component")), "missing field `component`"),
-        ("empty component", |v| v["component"]["size"] = json!(0), "component.size: a size of 0 bytes"),
-        ("huge component", |v| v["component"]["size"] = json!(1u64 << 40), "component.size: a size of 1099511627776"),
+        (
+            "unknown field",
+            |v| v["colour"] = json!("red"),
+            "unknown field `colour`",
+        ),
+        (
+            "unknown field in a blob",
+            |v| v["component"]["url"] = json!("x"),
+            "unknown field `url`",
+        ),
+        (
+            "unknown limit",
+            |v| v["limits"]["cpus"] = json!(1),
+            "unknown field `cpus`",
+        ),
+        (
+            "later schema",
+            |v| v["schema"] = json!(2),
+            "schema: this build reads schema 1, not 2",
+        ),
+        (
+            "bad name",
+            |v| v["name"] = json!("Mini LM"),
+            "name: `Mini LM` is not a name",
+        ),
+        (
+            "path as name",
+            |v| v["name"] = json!("../up"),
+            "name: `../up` is not a name",
+        ),
+        (
+            "bad version",
+            |v| v["version"] = json!("1.2"),
+            "version: `1.2` is not a semantic version",
+        ),
+        (
+            "no component",
+            |v| drop(v.as_object_mut().unwrap().remove("component")),
+            "missing field `component`",
+        ),
+        (
+            "empty component",
+            |v| v["component"]["size"] = json!(0),
+            "component.size: a size of 0 bytes",
+        ),
+        (
+            "huge component",
+            |v| v["component"]["size"] = json!(1u64 << 40),
+            "component.size: a size of 1099511627776",
+        ),
         ("negative size", |v| v["component"]["size"] = json!(-1), "invalid value"),
-        ("fractional size", |v| v["component"]["size"] = json!(1.5), "invalid type: floating point"),
-        ("upper-case digest", |v| v["component"]["sha256"] = json!("A".repeat(64)), "64 lower-case hexadecimal"),
-        ("zero limit", |v| v["limits"]["timeout_ms"] = json!(0), "limits.timeout_ms: 0 is not above 0"),
-        ("inexact limit", |v| v["limits"]["memory_bytes"] = json!(1u64 << 53), "limits.memory_bytes"),
-        ("bad asset name", |v| v["assets"]["a/b"] = v["component"].clone(), "`a/b` is not a name"),
-        ("huge case", |v| v["cases"][0]["size"] = json!(MAX_TEXT + 1), "cases[0].size"),
-        ("two sizes", |v| v["cases"][0]["sha256"] = v["component"]["sha256"].clone(), "listed with two sizes"),
-        ("long text", |v| v["description"] = json!("x".repeat(5000)), "description: more than 4096"),
-        ("control", |v| v["license"] = json!("\u{1b}[31m"), "license: it has control characters"),
+        (
+            "fractional size",
+            |v| v["component"]["size"] = json!(1.5),
+            "invalid type: floating point",
+        ),
+        (
+            "upper-case digest",
+            |v| v["component"]["sha256"] = json!("A".repeat(64)),
+            "64 lower-case hexadecimal",
+        ),
+        (
+            "zero limit",
+            |v| v["limits"]["timeout_ms"] = json!(0),
+            "limits.timeout_ms: 0 is not above 0",
+        ),
+        (
+            "inexact limit",
+            |v| v["limits"]["memory_bytes"] = json!(1u64 << 53),
+            "limits.memory_bytes",
+        ),
+        (
+            "bad asset name",
+            |v| v["assets"]["a/b"] = v["component"].clone(),
+            "`a/b` is not a name",
+        ),
+        (
+            "huge case",
+            |v| v["cases"][0]["size"] = json!(MAX_TEXT + 1),
+            "cases[0].size",
+        ),
+        (
+            "two sizes",
+            |v| v["cases"][0]["sha256"] = v["component"]["sha256"].clone(),
+            "listed with two sizes",
+        ),
+        (
+            "long text",
+            |v| v["description"] = json!("x".repeat(5000)),
+            "description: more than 4096",
+        ),
+        (
+            "control",
+            |v| v["license"] = json!("\u{1b}[31m"),
+            "license: it has control characters",
+        ),
         (
             "too many assets",
-            |v| v["assets"] = (0..300).map(|i| (format!("a{i}"), v["component"].clone())).collect::<serde_json::Map<_, _>>().into(),
+            |v| {
+                v["assets"] = (0..300)
+                    .map(|i| (format!("a{i}"), v["component"].clone()))
+                    .collect::<serde_json::Map<_, _>>()
+                    .into()
+            },
             "assets: 300 entries",
         ),
     ];
@@ -171,7 +262,11 @@ fn what_is_not_a_version_manifest_is_refused_by_name() {
 #[test]
 fn a_key_that_comes_twice_is_refused() {
     let json = full().canonical_json();
-    let twice = json.replacen("\"assets\":{", &format!("\"assets\":{{\"vocab\":{},", json!(blob("x"))), 1);
+    let twice = json.replacen(
+        "\"assets\":{",
+        &format!("\"assets\":{{\"vocab\":{},", json!(blob("x"))),
+        1,
+    );
     let error = VersionManifest::from_json(&twice).unwrap_err().to_string();
     assert!(error.contains("`vocab` comes twice"), "{error}");
     let twice = json.replacen("{", "{\"schema\":1,", 1);
@@ -181,7 +276,9 @@ fn a_key_that_comes_twice_is_refused() {
 
 #[test]
 fn a_document_over_a_mebibyte_is_refused() {
-    let error = VersionManifest::from_json(&" ".repeat(MAX_JSON + 1)).unwrap_err().to_string();
+    let error = VersionManifest::from_json(&" ".repeat(MAX_JSON + 1))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("at most 1048576 are read"), "{error}");
 }
 
@@ -192,9 +289,17 @@ fn each_blob_is_listed_once() {
     let digests: Vec<_> = manifest.digests().collect();
     assert_eq!(digests.len(), 7);
     assert_eq!(digests[0], manifest.component.sha256);
-    let bytes: u64 = ["component", "weights", "tokenizer", "vocab", "case one", "case two", "# Readme"]
-        .iter()
-        .map(|s| s.len() as u64)
-        .sum();
+    let bytes: u64 = [
+        "component",
+        "weights",
+        "tokenizer",
+        "vocab",
+        "case one",
+        "case two",
+        "# Readme",
+    ]
+    .iter()
+    .map(|s| s.len() as u64)
+    .sum();
     assert_eq!(manifest.total_bytes(), bytes);
 }
