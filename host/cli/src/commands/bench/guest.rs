@@ -1,0 +1,152 @@
+//! The guests that are measured: written as WebAssembly text and made into components with the contract's own WIT, so that
+//! measuring needs no guest toolchain and no SDK stands between the clock and the host.
+
+use std::path::Path;
+
+use maquette_package::Digest;
+use maquette_sandbox::{Limits, Part, Parts};
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::{Resolve, SourceMap};
+
+use crate::failure::{Failure, Result};
+use crate::sdk;
+
+/// A model that returns its input.
+const ECHO: &str = r"
+  (func $predict (param $p i32) (param $n i32) (result i32) (call $ok (local.get $p) (local.get $n)))";
+
+const TENSORS: &str = r#"
+  (import "maquette:model/tensors@0.1.0" "resolve" (func $resolve (param i32 i32 i32)))
+  (import "maquette:model/tensors@0.1.0" "apply" (func $apply (param i32 i32 i32 i32 i32 i32)))
+  (import "maquette:model/tensors@0.1.0" "[static]tensor.from-bytes" (func $upload (param i32 i32 i32 i32 i32 i32)))
+  (import "maquette:model/tensors@0.1.0" "[resource-drop]tensor" (func $drop (param i32)))"#;
+
+/// Adds two tensors of one element as often as the number in the input says. Scratch: a result at 1024, `add/1` at 1056, the
+/// shape [1] at 1064, the list of inputs at 1072.
+const ADDS: &str = r#"
+  (func $good (result i32)
+    (if (i32.load8_u (i32.const 1024)) (then unreachable))
+    (i32.load offset=4 (i32.const 1024)))
+  (func $one (result i32)
+    (call $upload (i32.const 0) (i32.const 1064) (i32.const 1) (i32.const 1064) (i32.const 4) (i32.const 1024))
+    (call $good))
+  (func $predict (param $p i32) (param $n i32) (result i32) (local $left i32) (local $c i32) (local $end i32) (local $op i32)
+    (local.set $end (i32.add (local.get $p) (local.get $n)))
+    (block $read (loop $next
+      (br_if $read (i32.ge_u (local.get $p) (local.get $end)))
+      (local.set $c (i32.sub (i32.load8_u (local.get $p)) (i32.const 48)))
+      (if (i32.lt_u (local.get $c) (i32.const 10))
+        (then (local.set $left (i32.add (i32.mul (local.get $left) (i32.const 10)) (local.get $c)))))
+      (local.set $p (i32.add (local.get $p) (i32.const 1)))
+      (br $next)))
+    (call $resolve (i32.const 1056) (i32.const 5) (i32.const 1024))
+    (local.set $op (call $good))
+    (i32.store (i32.const 1072) (call $one))
+    (i32.store (i32.const 1076) (call $one))
+    (block $done (loop $next
+      (br_if $done (i32.eqz (local.get $left)))
+      (call $apply (local.get $op) (i32.const 1072) (i32.const 2) (i32.const 8) (i32.const 0) (i32.const 1024))
+      (call $drop (call $good))
+      (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+      (br $next)))
+    (call $ok (i32.const 1080) (i32.const 1)))
+  (data (i32.const 1056) "add/1\00\00\00\01\00\00\00\00\00\00\00\00\00\00\00\00\00\00\000")"#;
+
+/// Returns its input.
+pub(crate) fn echo() -> Result<Vec<u8>> {
+    component("", ECHO)
+}
+
+/// Runs `add/1` on two one-element tensors `n` times; the input is `{"n": …}`.
+pub(crate) fn adds() -> Result<Vec<u8>> {
+    component(TENSORS, ADDS)
+}
+
+fn component(imports: &str, functions: &str) -> Result<Vec<u8>> {
+    let broken = |what: &str, why: String| Failure::environment(format!("a benchmark's guest: {what}: {why}"));
+    // `describe` returns three strings from the record at 0; the result of `load`, all zero, is at 32.
+    let text = format!(
+        r#"(module
+  {imports}
+  (memory (export "memory") 2)
+  (global $next (mut i32) (i32.const 65536))
+  (func $alloc (param $bytes i32) (result i32) (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $next) (i32.const 15)) (i32.const -16)))
+    (global.set $next (i32.add (local.get $at) (local.get $bytes)))
+    (local.get $at))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (call $alloc (local.get 3)))
+  (func $ok (param $ptr i32) (param $len i32) (result i32) (local $ret i32)
+    (local.set $ret (call $alloc (i32.const 16)))
+    (i32.store (local.get $ret) (i32.const 0))
+    (i32.store offset=4 (local.get $ret) (local.get $ptr))
+    (i32.store offset=8 (local.get $ret) (local.get $len))
+    (local.get $ret))
+  (func (export "maquette:model/predictor@0.1.0#describe") (result i32) (i32.const 0))
+  (func (export "maquette:model/predictor@0.1.0#load") (result i32) (i32.const 32))
+  {functions}
+  (export "maquette:model/predictor@0.1.0#predict" (func $predict))
+  (data (i32.const 0) "\40\00\00\00\11\00\00\00\52\00\00\00\02\00\00\00\55\00\00\00\03\00\00\00")
+  (data (i32.const 64) "{{\22type\22:\22object\22}}\00{{}}\00wat"))"#
+    );
+    let mut module = wat::parse_str(&text).map_err(|e| broken("text", e.to_string()))?;
+    let mut files = SourceMap::new();
+    for (path, bytes) in sdk::contract() {
+        files.push_str(path, String::from_utf8_lossy(bytes));
+    }
+    let group = files.parse().map_err(|(_, e)| broken("contract", e.to_string()))?;
+    let mut resolve = Resolve::default();
+    let package = resolve
+        .push_group(group)
+        .map_err(|e| broken("contract", e.to_string()))?;
+    let world = resolve
+        .select_world(&[package], Some("model"))
+        .map_err(|e| broken("world", e.to_string()))?;
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
+        .map_err(|e| broken("metadata", e.to_string()))?;
+    ComponentEncoder::default()
+        .validate(true)
+        .module(&module)
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(|e| broken("encoding", format!("{e:#}")))
+}
+
+/// Writes a component and names it as a model without weights.
+pub(crate) fn parts(folder: &Path, name: &str, wasm: &[u8]) -> Result<Parts> {
+    let path = folder.join(name);
+    std::fs::write(&path, wasm).map_err(|e| Failure::file("write", &path, &e))?;
+    Ok(Parts {
+        component: Part {
+            digest: Digest::of(wasm).to_string(),
+            path,
+        },
+        weights: Default::default(),
+        assets: Default::default(),
+        limits: Limits::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::local::{Host, How};
+    use serde_json::json;
+
+    #[test]
+    fn the_guests_do_what_is_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = Host::start_in(&folder.path().join("cache")).unwrap();
+        let echo = host
+            .open(parts(folder.path(), "echo.wasm", &echo().unwrap()).unwrap())
+            .unwrap();
+        let (made, _) = echo.call(json!({"a": [1, "x"]}), How::default()).unwrap();
+        assert_eq!(made.ok().map(|m| m.output), Some(json!({"a": [1, "x"]})));
+
+        let adds = host
+            .open(parts(folder.path(), "adds.wasm", &adds().unwrap()).unwrap())
+            .unwrap();
+        let (made, report) = adds.call(json!({"n": 123}), How::default()).unwrap();
+        assert_eq!(made.ok().map(|m| m.output), Some(json!(0)));
+        assert_eq!(report.ops, 123);
+    }
+}

@@ -1,0 +1,116 @@
+//! `maquette serve`: the models of a data folder over HTTP, until it is told to stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use maquette_server::{Config, Server, stop_requested};
+use serde_json::json;
+
+use crate::failure::{Failure, Result};
+use crate::logs;
+use crate::paths;
+use crate::ui::Ui;
+
+const EXAMPLES: &str = "\
+Examples:
+  maquette serve                                      on 127.0.0.1:4747, data in the user's data folder
+  maquette serve --data /srv/maquette --bind 0.0.0.0:80 --log-format json
+  MAQUETTE_LOG=debug maquette serve
+
+The first start writes a token that allows everything to admin.token in the data folder; the other commands find it there.
+SIGTERM or Ctrl-C stops it: running calls finish, new ones are refused. A second one ends it at once.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) server: Settings,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    log_format: logs::Format,
+}
+
+/// What `serve` and `up` share.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Settings {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:4747", value_name = "ADDRESS")]
+    pub(crate) bind: SocketAddr,
+    /// The folder in which the server keeps everything; else the user's data folder.
+    #[arg(long, env = "MAQUETTE_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Answer without tokens: whoever reaches the address may do everything.
+    #[arg(long)]
+    no_auth: bool,
+    /// Answer /metrics without a token.
+    #[arg(long)]
+    open_metrics: bool,
+    /// Calls that run at once; the number of processors unless given.
+    #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    lanes: usize,
+    /// Threads for tensors; the number of processors unless given.
+    #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    threads: usize,
+    /// Calls that may wait.
+    #[arg(long, default_value_t = Config::default().queue_limit, value_name = "N")]
+    queue: usize,
+    /// The largest request body, in MiB.
+    #[arg(long, default_value_t = Config::default().max_body_bytes >> 20, value_name = "MIB")]
+    max_body_mb: u64,
+    /// Memory for weights, in MiB.
+    #[arg(long, default_value_t = Config::default().weight_budget >> 20, value_name = "MIB")]
+    weight_budget_mb: u64,
+}
+
+impl Settings {
+    /// The data folder.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(paths::data)
+    }
+
+    /// The server's settings.
+    pub(crate) fn config(&self) -> Config {
+        Config {
+            data: self.data(),
+            bind: self.bind,
+            auth: !self.no_auth,
+            open_metrics: self.open_metrics,
+            lanes: self.lanes,
+            tensor_threads: self.threads,
+            queue_limit: self.queue,
+            max_body_bytes: self.max_body_mb.saturating_mul(1 << 20),
+            weight_budget: self.weight_budget_mb.saturating_mul(1 << 20),
+            ..Config::default()
+        }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
+    logs::start("info", args.log_format);
+    runtime()?.block_on(async {
+        let server = Server::start(args.server.config()).await?;
+        let url = format!("http://{}", server.address());
+        let token = server.admin_token_file();
+        let document = json!({"url": url, "data": args.server.data(), "token_file": token});
+        ui.result(&document, |_| format!("{url}\n"))?;
+        ui.step(
+            "serving",
+            format!("{url}  (data {}; Ctrl-C stops)", args.server.data().display()),
+        );
+        stop_requested()
+            .await
+            .map_err(|e| Failure::environment(format!("signals cannot be listened to: {e}")))?;
+        server.stop().await;
+        ui.step("stopped", "every call that was running has ended");
+        Ok(())
+    })
+}
+
+/// The runtime of a server.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::environment(format!("threads cannot be started: {e}")))
+}
