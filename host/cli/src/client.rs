@@ -229,7 +229,7 @@ fn refused(base: &str, status: u16, problem: &Value, had_token: bool) -> Failure
 
 /// The address without a path, a query or a trailing slash.
 fn base(server: &str) -> Result<String> {
-    let trimmed = server.trim().trim_end_matches('/');
+    let trimmed = server.trim();
     let with_scheme = if trimmed.contains("://") {
         trimmed.to_owned()
     } else {
@@ -240,7 +240,9 @@ fn base(server: &str) -> Result<String> {
     };
     let uri: ureq::http::Uri = with_scheme.parse().map_err(|_| fail("it does not read as a URL"))?;
     match uri.scheme_str() {
-        Some("http" | "https") if uri.host().is_some_and(|h| !h.is_empty()) => Ok(with_scheme),
+        Some("http" | "https") if uri.host().is_some_and(|h| !h.is_empty()) => {
+            Ok(with_scheme.trim_end_matches('/').to_owned())
+        }
         _ => Err(fail("it must begin with http:// or https://")),
     }
 }

@@ -221,6 +221,15 @@ fn schemas(out: &mut String, ui: &Ui, input: &Value, output: &Value) {
 
 /// A property's type in a few words.
 fn kind(root: &Value, property: &Value) -> String {
+    kind_within(root, property, 8)
+}
+
+/// A schema may be anybody's, and refer to itself: so deep and no deeper.
+fn kind_within(root: &Value, property: &Value, depth: usize) -> String {
+    let Some(depth) = depth.checked_sub(1) else {
+        return "…".to_owned();
+    };
+    let kind = |inner: &Value| kind_within(root, inner, depth);
     if let Some(choices) = property.get("enum").and_then(Value::as_array) {
         return format!(
             "one of {}",
@@ -229,7 +238,7 @@ fn kind(root: &Value, property: &Value) -> String {
     }
     for key in ["anyOf", "oneOf", "allOf"] {
         if let Some(options) = property.get(key).and_then(Value::as_array) {
-            let kinds: Vec<String> = options.iter().take(8).map(|o| kind(root, o)).collect();
+            let kinds: Vec<String> = options.iter().take(8).map(kind).collect();
             return kinds.join(" or ");
         }
     }
@@ -238,13 +247,12 @@ fn kind(root: &Value, property: &Value) -> String {
         .and_then(Value::as_str)
         .and_then(|r| r.strip_prefix('#'))
         && let Some(there) = root.pointer(target)
-        && there.get("$ref").is_none()
     {
-        return kind(root, there);
+        return kind(there);
     }
     match property.get("type") {
         Some(Value::String(name)) if name == "array" => match property.get("items") {
-            Some(items) => format!("list of {}", kind(root, items)),
+            Some(items) => format!("list of {}", kind(items)),
             None => "list".to_owned(),
         },
         Some(Value::String(_)) if property.get("format").and_then(Value::as_str) == Some("uri") => "file".to_owned(),
@@ -273,8 +281,10 @@ impl Remote {
             Some((name, version)) => (name, version),
             None => rest.split_once("/versions/").unwrap_or((rest, "latest")),
         };
-        let plain =
-            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        let plain = |text: &str| {
+            text.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+".contains(&b))
+        };
         [owner, name, version].into_iter().all(plain).then(|| Self {
             server,
             owner: owner.to_owned(),
@@ -364,7 +374,7 @@ mod tests {
 
     #[test]
     fn types_are_told_in_words() {
-        let root = json!({"$defs": {"M": {"type": "string", "enum": ["a", "b"]}}});
+        let root = json!({"$defs": {"M": {"type": "string", "enum": ["a", "b"]}, "Loop": {"$ref": "#/$defs/Loop"}}});
         for (schema, words) in [
             (json!({"type": "integer"}), "integer"),
             (json!({"type": "string", "format": "uri"}), "file"),
@@ -375,6 +385,7 @@ mod tests {
             ),
             (json!({"allOf": [{"$ref": "#/$defs/M"}]}), "one of \"a\", \"b\""),
             (json!({}), "anything"),
+            (json!({"$ref": "#/$defs/Loop"}), "…"),
         ] {
             assert_eq!(kind(&root, &schema), words);
         }
