@@ -141,13 +141,43 @@ fn workspace() -> Result<String> {
 }
 
 /// How to build the model in `dir`: against the SDK of this binary, unless its `Cargo.toml` says where another one is. A patch
-/// that nothing uses would be noted in the model's `Cargo.lock`.
+/// that nothing uses would be noted in the model's `Cargo.lock`, and one that is given twice is one that nothing uses.
 pub(crate) fn build_options(dir: &Path) -> Result<build::Options> {
-    let sdk = if asks_a_registry(dir) { Some(unpacked()?) } else { None };
-    Ok(build::Options {
-        sdk,
-        ..build::Options::default()
-    })
+    let mut options = build::Options::default();
+    if asks_a_registry(dir) {
+        let sdk = unpacked()?;
+        if !is_patched(dir, &sdk)? {
+            options.sdk = Some(sdk);
+        }
+    }
+    Ok(options)
+}
+
+/// The model's own file that tells cargo of the SDK on this machine; kept out of version control, for it names a path.
+pub(crate) const CARGO_CONFIG: &str = ".cargo/config.toml";
+
+/// How that file begins if it is ours.
+const OURS: &str = "# Written by maquette so that editors and plain cargo find the SDK on this machine.\n";
+
+/// Whether the model's own cargo settings say where the SDK is. Those that this program wrote are brought up to date.
+fn is_patched(dir: &Path, sdk: &Path) -> Result<bool> {
+    let Ok(text) = fs::read_to_string(dir.join(CARGO_CONFIG)) else {
+        return Ok(false);
+    };
+    let current = cargo_config(sdk);
+    if text.starts_with(OURS) && text != current {
+        write(dir, CARGO_CONFIG, current.as_bytes())?;
+        return Ok(true);
+    }
+    let table: Table = text.parse().unwrap_or_default();
+    let patch = table.get("patch").and_then(|p| p.get("crates-io")?.get("maquette-sdk"));
+    Ok(patch.is_some())
+}
+
+/// The text of [`CARGO_CONFIG`].
+pub(crate) fn cargo_config(sdk: &Path) -> String {
+    let path = Value::String(sdk.display().to_string());
+    format!("{OURS}[patch.crates-io]\nmaquette-sdk = {{ path = {path} }}\n")
 }
 
 /// Whether a model depends on the SDK by its version alone. A manifest that does not read is cargo's to complain about.
@@ -173,12 +203,6 @@ fn asks_a_registry(dir: &Path) -> bool {
 
 fn is_elsewhere(dependency: &Value) -> bool {
     dependency.get("path").is_some() || dependency.get("git").is_some()
-}
-
-/// What tells cargo to take the SDK from this machine.
-pub(crate) fn patch(sdk: &Path) -> String {
-    let path = Value::String(sdk.display().to_string());
-    format!("[patch.crates-io]\nmaquette-sdk = {{ path = {path} }}\n")
 }
 
 #[cfg(test)]
@@ -242,8 +266,25 @@ mod tests {
     }
 
     #[test]
+    fn a_models_own_cargo_settings_follow_this_binary_and_are_never_doubled() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (Path::new("/old/sdk"), Path::new("/new/sdk"));
+        assert!(!is_patched(folder.path(), new).unwrap());
+        write(folder.path(), CARGO_CONFIG, cargo_config(old).as_bytes()).unwrap();
+        assert!(is_patched(folder.path(), new).unwrap());
+        let read = || fs::read_to_string(folder.path().join(CARGO_CONFIG)).unwrap();
+        assert_eq!(read(), cargo_config(new));
+        let theirs = "[patch.crates-io]\nmaquette-sdk = { path = \"/mine\" }\n";
+        write(folder.path(), CARGO_CONFIG, theirs.as_bytes()).unwrap();
+        assert!(is_patched(folder.path(), new).unwrap());
+        assert_eq!(read(), theirs);
+        write(folder.path(), CARGO_CONFIG, b"[build]\njobs = 1\n").unwrap();
+        assert!(!is_patched(folder.path(), new).unwrap());
+    }
+
+    #[test]
     fn a_patch_quotes_whatever_path_there_is() {
-        let text = patch(Path::new(r#"/home/a "b"/c\d"#));
+        let text = cargo_config(Path::new(r#"/home/a "b"/c\d"#));
         let table: Table = text.parse().unwrap();
         assert_eq!(
             table["patch"]["crates-io"]["maquette-sdk"]["path"].as_str(),

@@ -19,6 +19,10 @@ pub(crate) struct Ui {
     /// Whether standard output does.
     colour: bool,
     bar: Option<ProgressBar>,
+    /// What is in progress, if how far is not known.
+    spinning: Option<String>,
+    /// The last line that was said, so that it is not said again.
+    last: String,
 }
 
 impl Ui {
@@ -32,6 +36,8 @@ impl Ui {
             fancy: !plain && std::io::stderr().is_terminal(),
             colour: !plain && !json && std::io::stdout().is_terminal(),
             bar: None,
+            spinning: None,
+            last: String::new(),
         }
     }
 
@@ -153,10 +159,12 @@ impl Progress for Ui {
         if !self.fancy {
             match total {
                 Some(total) => eprintln!("{:>9} {what} ({})", "", bytes(total)),
+                None if self.last == what => {}
                 None => eprintln!("{:>9} {what}", ""),
             }
             return;
         }
+        self.spinning = total.is_none().then(|| what.to_owned());
         let bar = match total {
             Some(total) => ProgressBar::new(total),
             None => ProgressBar::new_spinner(),
@@ -181,13 +189,22 @@ impl Progress for Ui {
     }
 
     fn end(&mut self) {
+        self.spinning = None;
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
     }
 
     fn say(&mut self, line: &str) {
-        Ui::say(self, format_args!("{:>9} {line}", ""));
+        // What a tool says of its progress is indented. On a terminal the latest of it is enough.
+        if let (Some(what), Some(bar)) = (&self.spinning, &self.bar)
+            && line.starts_with(' ')
+        {
+            bar.set_message(format!("{what}: {}", line.trim()));
+            return;
+        }
+        Ui::say(self, format_args!("{:>9} {}", "", line.trim_start()));
+        line.clone_into(&mut self.last);
     }
 }
 

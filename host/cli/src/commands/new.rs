@@ -11,9 +11,6 @@ use crate::ui::Ui;
 /// What the template writes where the model's name goes.
 const NAME: &str = "{{name}}";
 
-/// Where cargo is told of the SDK on this machine; kept out of version control, for it names a path.
-const CARGO_CONFIG: &str = ".cargo/config.toml";
-
 const EXAMPLES: &str = "\
 Examples:
   maquette new my-model && cd my-model && maquette test
@@ -100,12 +97,8 @@ fn make(dir: &Path, name: &str, sdk: &Path) -> Result<Vec<String>> {
         }
     }
     sdk::write(dir, ".gitignore", ignored.as_bytes())?;
-    let config = format!(
-        "# Written by `maquette new` so that editors and plain cargo find the SDK on this machine.\n{}",
-        sdk::patch(sdk)
-    );
-    sdk::write(dir, CARGO_CONFIG, config.as_bytes())?;
-    written.extend([".gitignore".to_owned(), CARGO_CONFIG.to_owned()]);
+    sdk::write(dir, sdk::CARGO_CONFIG, sdk::cargo_config(sdk).as_bytes())?;
+    written.extend([".gitignore".to_owned(), sdk::CARGO_CONFIG.to_owned()]);
     written.sort();
     Ok(written)
 }

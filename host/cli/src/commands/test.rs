@@ -79,7 +79,6 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
                 .help("name the model's folder; `maquette run COMPONENT -i …` calls a component"));
         }
     };
-    let started = Instant::now();
     let store = local::store()?;
     let package = local::assemble(&dir, &store, ui)?;
     let host = Host::start()?;
@@ -98,6 +97,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             "write cases/first.json: {\"input\": {…}, \"output\": …}; `maquette run` prints an output to start from",
         ));
     }
+    let started = Instant::now();
     let ran = chosen
         .iter()
         .map(|case| run_case(&model, case))
