@@ -88,11 +88,7 @@ pub fn build_with(
     if !finished.success() {
         return Err(failed(dir, &finished.err));
     }
-    finished
-        .err
-        .iter()
-        .filter(|line| !is_status(line))
-        .for_each(|line| progress.say(line));
+    remarks(&finished.err).for_each(|line| progress.say(line));
     component(&finished.out, &guest.manifest).ok_or_else(|| {
         let what = format!("the package `{}` built, but made no component", guest.package);
         let help = "add to its Cargo.toml:\n[lib]\ncrate-type = [\"cdylib\"]";
@@ -254,6 +250,18 @@ fn is_status(line: &str) -> bool {
     indent > 0 && indent + word.len() == 12 && word.starts_with(|c: char| c.is_ascii_uppercase())
 }
 
+/// What the compiler remarked, without cargo's account of what it is doing.
+fn remarks(lines: &[String]) -> impl Iterator<Item = &str> {
+    let mut about_patch = false;
+    lines.iter().map(String::as_str).filter(move |line| {
+        if line.starts_with("warning") || line.starts_with("error") {
+            // Cargo resolves the standard library on its own and finds no use for the SDK there.
+            about_patch = line.starts_with("warning: patch `maquette-sdk ");
+        }
+        !about_patch && !is_status(line)
+    })
+}
+
 fn not_run(dir: &Path, failure: Failure) -> Error {
     Error::Build(match failure {
         Failure::Start(e) => Note::new(
@@ -270,11 +278,7 @@ fn not_run(dir: &Path, failure: Failure) -> Error {
 }
 
 fn failed(dir: &Path, complaint: &[String]) -> Error {
-    let told: Vec<&str> = complaint
-        .iter()
-        .map(String::as_str)
-        .filter(|line| !is_status(line))
-        .collect();
+    let told: Vec<&str> = remarks(complaint).collect();
     let text = told[..told.len().min(COMPLAINT)].join("\n");
     let more = if told.len() > COMPLAINT {
         format!("\n… and {} lines more", told.len() - COMPLAINT)
@@ -284,7 +288,7 @@ fn failed(dir: &Path, complaint: &[String]) -> Error {
     let help = if text.contains("maquette-sdk")
         && (text.contains("no matching package") || text.contains("failed to select"))
     {
-        "build with the SDK that this Maquette carries"
+        "build it with `maquette build`, which brings the SDK along"
     } else if text.contains("undefined symbol: pthread_") {
         "a dependency starts threads: switch that feature off (rayon's, mostly)"
     } else if text.contains("Could not resolve host") || text.contains("failed to download") {

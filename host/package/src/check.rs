@@ -248,4 +248,4 @@ fn mib(bytes: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

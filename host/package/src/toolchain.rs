@@ -54,26 +54,34 @@ pub enum Status {
 
 /// Looks for the tools and changes nothing. Takes well below a tenth of a second.
 pub fn inspect() -> Status {
+    // Both compilers are asked at once: each takes its time to start.
+    let (sysroot, debian) = std::thread::scope(|scope| {
+        let debian = scope.spawn(|| process::first_line(DEBIAN_RUSTC, &["-V"]));
+        let sysroot = process::first_line("rustc", &["--print", "sysroot"]).map(PathBuf::from);
+        (sysroot, debian.join().ok().flatten())
+    });
     let mut missing = Vec::new();
-    if process::on_path("cargo").is_none() {
+    let cargo = process::on_path("cargo").is_some();
+    if !cargo {
         missing.push("cargo is not on PATH".to_owned());
     }
-    let sysroot = process::first_line("rustc", &["--print", "sysroot"]).map(PathBuf::from);
-    if let Some(sysroot) = &sysroot {
-        if has_std(sysroot) && missing.is_empty() {
+    match &sysroot {
+        Some(sysroot) if has_std(sysroot) && cargo => {
             return Status::Ready(Toolchain::Installed {
                 sysroot: sysroot.clone(),
             });
         }
-        missing.push(format!(
-            "the compiler in {} has no standard library for {TARGET}",
-            sysroot.display()
-        ));
-    } else {
-        missing.push("rustc is not on PATH".to_owned());
+        Some(sysroot) if !has_std(sysroot) => {
+            missing.push(format!(
+                "the compiler in {} has no standard library for {TARGET}",
+                sysroot.display()
+            ));
+        }
+        Some(_) => {}
+        None => missing.push("rustc is not on PATH".to_owned()),
     }
-    match from_source(sysroot.as_deref()) {
-        Ok(toolchain) if process::on_path("cargo").is_some() => Status::Ready(toolchain),
+    match from_source(sysroot.as_deref(), debian.as_deref()) {
+        Ok(toolchain) if cargo => Status::Ready(toolchain),
         Ok(_) => Status::Missing(missing),
         Err(more) => {
             missing.extend(more);
@@ -168,11 +176,10 @@ fn has_std(sysroot: &Path) -> bool {
 }
 
 /// Debian's compiler and source, with a linker; or what is missing of them.
-fn from_source(sysroot: Option<&Path>) -> Result<Toolchain, Vec<String>> {
+fn from_source(sysroot: Option<&Path>, version: Option<&str>) -> Result<Toolchain, Vec<String>> {
     let mut missing = Vec::new();
     let rustc = PathBuf::from(DEBIAN_RUSTC);
-    let version = process::first_line(&rustc, &["-V"]);
-    match version.as_deref().map(minor) {
+    match version.map(minor) {
         Some(Some(minor)) if minor >= OLDEST => {}
         Some(_) => missing.push(format!(
             "{DEBIAN_RUSTC} is {}, older than 1.{OLDEST}",

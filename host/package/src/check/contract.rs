@@ -5,7 +5,7 @@ use std::fmt;
 use semver::Version;
 use wit_parser::{InterfaceId, Resolve, SourceMap, World, WorldItem};
 
-const FILES: [(&str, &str); 9] = [
+pub(super) const FILES: [(&str, &str); 9] = [
     ("assets.wit", include_str!("../../../../wit/assets.wit")),
     ("files.wit", include_str!("../../../../wit/files.wit")),
     ("predictor.wit", include_str!("../../../../wit/predictor.wit")),

@@ -75,11 +75,11 @@ fn contract_import(
 ) {
     let Some((our_name, our_id)) = ours.import(name) else {
         let known: Vec<(Name, String)> = ours.imports().map(|(n, _)| (n.clone(), n.interface)).collect();
-        let help = match names::nearest(&name.interface, known.iter().map(|(_, interface)| interface.as_str())) {
+        let newer = name.version > known.first().and_then(|(n, _)| n.version.clone());
+        let near = names::nearest(&name.interface, known.iter().map(|(_, interface)| interface.as_str()));
+        let help = match near {
+            _ if newer => "it was built with a newer SDK: use a newer Maquette, or the SDK of this one".to_owned(),
             Some(near) => format!("did you mean `{near}`?"),
-            None if name.version > known.first().and_then(|(n, _)| n.version.clone()) => {
-                "it was built with a newer SDK: use a newer Maquette, or the SDK of this one".to_owned()
-            }
             None => {
                 let all: Vec<&str> = known.iter().map(|(_, interface)| interface.as_str()).collect();
                 format!("the interfaces there are: {}", all.join(", "))
