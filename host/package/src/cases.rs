@@ -64,7 +64,7 @@ impl Case {
     }
 
     /// Whether `actual` is the expected output.
-    pub fn check(&self, actual: &Value) -> Result<(), Mismatch> {
+    pub fn check(&self, actual: &Value) -> Result<(), Box<Mismatch>> {
         compare(&self.output, actual, self.tolerance)
     }
 }

@@ -1,7 +1,7 @@
 //! Packages: manifest, weight sources, blob store, version identity, guest builds, checks.
 //!
 //! A contributor's folder holds a `maquette.toml`, Rust source (or a prebuilt component), cases and a model card.
-//! [`assemble`] turns it into a [`Package`]: every byte in a content-addressed [`blobs::BlobStore`], named by one
+//! [`assemble()`] turns it into a [`Package`]: every byte in a content-addressed [`blobs::BlobStore`], named by one
 //! [`version::VersionManifest`] whose digest is the version's identity. Nothing here prints: what happens is told to a
 //! [`Progress`], what fails is an [`Error`] that says what, where and how to fix it.
 

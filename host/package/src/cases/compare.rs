@@ -41,7 +41,7 @@ pub struct Mismatch {
 
 /// Compares an output with the expected one. Two floating-point numbers may differ by `tolerance × max(1, |expected|)`, two whole
 /// numbers by `tolerance`; everything else must be equal. The order of an object's keys does not matter.
-pub fn compare(expected: &Value, actual: &Value, tolerance: f64) -> Result<(), Mismatch> {
+pub fn compare(expected: &Value, actual: &Value, tolerance: f64) -> Result<(), Box<Mismatch>> {
     let mut walk = Walk {
         tolerance,
         found: Vec::new(),
@@ -60,7 +60,7 @@ pub fn compare(expected: &Value, actual: &Value, tolerance: f64) -> Result<(), M
             expected,
             actual,
             why,
-        }) => Err(Mismatch {
+        }) => Err(Box::new(Mismatch {
             path,
             expected,
             actual,
@@ -68,7 +68,7 @@ pub fn compare(expected: &Value, actual: &Value, tolerance: f64) -> Result<(), M
             more: found.collect(),
             total,
             worst,
-        }),
+        })),
     }
 }
 

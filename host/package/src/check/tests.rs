@@ -10,7 +10,7 @@ use super::*;
 pub(crate) fn component(change: impl Fn(String) -> String) -> Vec<u8> {
     let mut files = SourceMap::new();
     for (path, text) in contract::FILES {
-        files.push_str(path, &change(text.to_owned()));
+        files.push_str(path, change(text.to_owned()));
     }
     let mut resolve = Resolve::default();
     let package = resolve.push_group(files.parse().map_err(|(_, e)| e).unwrap()).unwrap();

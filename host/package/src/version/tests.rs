@@ -45,7 +45,7 @@ fn scrambled(value: &Value, seed: u64, out: &mut String) {
             let mut entries: Vec<_> = map.iter().collect();
             let turn = (seed as usize) % entries.len().max(1);
             entries.rotate_left(turn);
-            if seed % 3 == 0 {
+            if seed.is_multiple_of(3) {
                 entries.reverse();
             }
             out.push('{');
@@ -143,7 +143,8 @@ fn the_canonical_form_is_the_published_one() {
 
 #[test]
 fn what_is_not_a_version_manifest_is_refused_by_name() {
-    let table: &[(&str, fn(&mut Value), &str)] = &[
+    type Change = fn(&mut Value);
+    let table: &[(&str, Change, &str)] = &[
         (
             "unknown field",
             |v| v["colour"] = json!("red"),
