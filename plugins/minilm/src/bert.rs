@@ -69,7 +69,9 @@ impl Layer {
     }
 
     fn forward(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        let attended = self.attention_norm.forward(&(x + &self.attention.forward(x, Some(bias))?)?)?;
+        let attended = self
+            .attention_norm
+            .forward(&(x + &self.attention.forward(x, Some(bias))?)?)?;
         let inner = Activation::Gelu.forward(&self.inner.forward(&attended)?)?;
         self.norm.forward(&(&attended + &self.outer.forward(&inner)?)?)
     }

@@ -46,16 +46,26 @@ impl Model for MiniLm {
             let length = sum.sqr()?.sum_keepdim(-1)?.sqrt()?.clamp(1e-12, f64::MAX)?;
             &sum / &length
         })?;
-        Ok(Self { tokenizer: package.tokenizer("tokenizer.json")?, embed })
+        Ok(Self {
+            tokenizer: package.tokenizer("tokenizer.json")?,
+            embed,
+        })
     }
 
     fn predict(&self, input: Texts) -> Result<Vec<Vec<f32>>> {
         let texts = match (input.text, input.texts) {
             (Some(text), None) => vec![text],
             (None, Some(texts)) => texts,
-            _ => return Err(Error::invalid_input("send either `text` (a string) or `texts` (a list of strings)")),
+            _ => {
+                return Err(Error::invalid_input(
+                    "send either `text` (a string) or `texts` (a list of strings)",
+                ));
+            }
         };
-        let ids: Vec<Vec<u32>> = texts.iter().map(|text| self.tokenizer.encode_truncated(text, MAX_TOKENS)).collect();
+        let ids: Vec<Vec<u32>> = texts
+            .iter()
+            .map(|text| self.tokenizer.encode_truncated(text, MAX_TOKENS))
+            .collect();
         maquette::run::metric("input_tokens", ids.iter().map(Vec::len).sum::<usize>() as f64);
 
         // Texts of like length share a run, so that little of it is padding.
