@@ -145,10 +145,7 @@ impl Host {
     /// Checks, compiles and loads a model.
     pub(crate) fn open(&self, parts: Parts) -> Result<Model> {
         let prepared = on_big_stack(|| prepare(&self.engine, &parts))??;
-        let guest = match Guest::open(&self.engine, &self.runtime, &parts, &prepared) {
-            Ok(guest) => guest,
-            Err(e) => return Err(e.into()),
-        };
+        let guest = Guest::open(&self.engine, &self.runtime, &parts, &prepared)?;
         let schema = |what: &str, schema: &Value| {
             Schema::new(schema.clone()).map_err(|why| {
                 Failure::failed(format!(

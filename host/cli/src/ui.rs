@@ -23,6 +23,8 @@ pub(crate) struct Ui {
     spinning: Option<String>,
     /// The last line that was said, so that it is not said again.
     last: String,
+    /// Inside a complaint that is of no use.
+    useless: bool,
 }
 
 impl Ui {
@@ -38,6 +40,7 @@ impl Ui {
             bar: None,
             spinning: None,
             last: String::new(),
+            useless: false,
         }
     }
 
@@ -196,6 +199,10 @@ impl Progress for Ui {
     }
 
     fn say(&mut self, line: &str) {
+        self.useless = is_useless(self.useless, line);
+        if self.useless {
+            return;
+        }
         // What a tool says of its progress is indented. On a terminal the latest of it is enough.
         if let (Some(what), Some(bar)) = (&self.spinning, &self.bar)
             && line.starts_with(' ')
@@ -212,6 +219,13 @@ impl Drop for Ui {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether a line belongs to cargo's complaint that the standard library, where it is built from source, has no use for the patch
+/// that names the SDK. The model has.
+fn is_useless(before: bool, line: &str) -> bool {
+    line.starts_with("warning: patch `maquette-sdk ")
+        || (before && (line.starts_with("help: ") || line.starts_with("     ")))
 }
 
 /// Bytes for people: `1.4 MiB`.
@@ -312,6 +326,26 @@ mod tests {
         assert_eq!(time(Duration::from_micros(83)), "83 us");
         assert_eq!(time(Duration::from_micros(1_900)), "1.9 ms");
         assert_eq!(time(Duration::from_millis(2_400)), "2.4 s");
+    }
+
+    #[test]
+    fn only_the_complaint_about_the_sdks_patch_is_left_out() {
+        let lines = [
+            ("warning: unused variable", false),
+            (
+                "warning: patch `maquette-sdk v0.1.0 (/x)` was not used in the crate graph",
+                true,
+            ),
+            ("help: Check that the patched package version", true),
+            ("      with the dependency requirements.", true),
+            ("warning: patch `other v1.0.0` was not used in the crate graph", false),
+            ("help: Check", false),
+        ];
+        let mut useless = false;
+        for (line, expected) in lines {
+            useless = is_useless(useless, line);
+            assert_eq!(useless, expected, "{line}");
+        }
     }
 
     #[test]

@@ -233,7 +233,10 @@ mod tests {
     fn one_file_goes_where_it_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cat.png");
-        assert_eq!(write_files(&made()[..1], Some(&path)).unwrap(), [path.clone()]);
+        assert_eq!(
+            write_files(&made()[..1], Some(&path)).unwrap(),
+            std::slice::from_ref(&path)
+        );
         assert_eq!(std::fs::read(path).unwrap(), b"one");
         assert!(write_files(&[], None).unwrap().is_empty());
     }

@@ -96,8 +96,11 @@ pub(crate) fn find(dir: Option<&Path>, host: &Host, ui: &mut Ui) -> Result<Optio
     }))
 }
 
-/// Words to ids, from a `tokenizer.json` or a `vocab.txt`.
-fn vocabulary(path: &Path) -> Option<Box<dyn Fn(&str) -> Option<u32>>> {
+/// Words to ids.
+type Vocabulary = Box<dyn Fn(&str) -> Option<u32>>;
+
+/// Reads a `tokenizer.json` or a `vocab.txt`; `None` if the file is neither.
+fn vocabulary(path: &Path) -> Option<Vocabulary> {
     let text = std::fs::read_to_string(path).ok()?;
     if let Ok(tokenizer) = serde_json::from_str::<Value>(&text) {
         let vocabulary = tokenizer.pointer("/model/vocab")?.as_object()?.clone();
@@ -106,10 +109,10 @@ fn vocabulary(path: &Path) -> Option<Box<dyn Fn(&str) -> Option<u32>>> {
         }));
     }
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    lines.iter().any(|l| l == "[CLS]").then(|| {
-        Box::new(move |word: &str| u32::try_from(lines.iter().position(|l| l == word)?).ok())
-            as Box<dyn Fn(&str) -> Option<u32>>
-    })
+    lines
+        .iter()
+        .any(|l| l == "[CLS]")
+        .then(|| Box::new(move |word: &str| u32::try_from(lines.iter().position(|l| l == word)?).ok()) as Vocabulary)
 }
 
 /// Measures both sizes.
