@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::ui::Ui;
 
 const EXAMPLES: &str = "\
@@ -91,6 +91,10 @@ fn main() -> ExitCode {
         Err(e) => {
             // `--help` and `--version` arrive here too, and go to standard output with code 0.
             let _ = e.print();
+            if e.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+                let failure = Failure::usage(e.kind()).help("`maquette --help` explains the command line");
+                let _ = ui::print(&format!("{:#}\n", failure.json()));
+            }
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };

@@ -98,7 +98,7 @@ impl Ui {
 
     /// The result, for a person or a program. `text` is asked for only if a person reads it.
     pub(crate) fn result(&self, json: &Value, text: impl FnOnce(&Self) -> String) -> Result<()> {
-        let mut out = if self.json { format!("{json:#}") } else { text(self) };
+        let mut out = if self.json { pretty(json, false) } else { text(self) };
         if !out.is_empty() && !out.ends_with('\n') {
             out.push('\n');
         }
