@@ -75,10 +75,9 @@ fn detail(error: &wasmtime::Error, logs: &[LogLine]) -> String {
     let _ = writeln!(text, "cause: {}", causes.join(": "));
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
         for (i, frame) in backtrace.frames().iter().enumerate() {
-            let name = frame.func_name().map_or_else(
-                || format!("function {}", frame.func_index()),
-                |name| wasmtime_environ_demangle(name),
-            );
+            let name = frame
+                .func_name()
+                .map_or_else(|| format!("function {}", frame.func_index()), demangled);
             let _ = write!(text, "  {i}: {name}");
             for symbol in frame.symbols() {
                 if let (Some(file), Some(line)) = (symbol.file(), symbol.line()) {
@@ -92,6 +91,6 @@ fn detail(error: &wasmtime::Error, logs: &[LogLine]) -> String {
 }
 
 /// Rust's mangled names as their authors wrote them.
-fn wasmtime_environ_demangle(name: &str) -> String {
+fn demangled(name: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(name))
 }

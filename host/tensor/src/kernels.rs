@@ -274,12 +274,13 @@ impl Kernel<'_> {
 
     fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let width = x.dim(D::Minus1)?;
-        let product = if width == 0 {
-            self.full(0.0)?
-        } else {
-            let rows = x.elem_count() / width;
-            let product = x.reshape((rows, width))?.matmul(&matrix_ready(&weight.t()?)?)?;
-            product.reshape(dims(&self.out.shape))?
+        let product = match x.elem_count().checked_div(width) {
+            Some(rows) => {
+                let product = x.reshape((rows, width))?.matmul(&matrix_ready(&weight.t()?)?)?;
+                product.reshape(dims(&self.out.shape))?
+            }
+            // The inner dimension is empty: every sum is 0.
+            None => self.full(0.0)?,
         };
         match bias {
             Some(bias) => Ok(product.broadcast_add(bias)?),

@@ -233,7 +233,7 @@ fn example(random: &mut Random, op: Op) -> Example {
         Op::Reshape => {
             let x = values(random, &shape, any, 0.0, 9.0);
             let n = x.data.len();
-            let divisors: Vec<usize> = (1..=n).filter(|d| n % d == 0).collect();
+            let divisors: Vec<usize> = (1..=n).filter(|d| n.is_multiple_of(*d)).collect();
             let rows = random.pick(&divisors);
             let expected = Plain {
                 shape: vec![rows, 1, n / rows],

@@ -38,9 +38,14 @@ macro_rules! export {
             // Native builds are for tests: there the exports would only clash with each other.
             #[cfg(target_family = "wasm")]
             $crate::bindings::export_component!(Component with_types_in $crate::bindings);
+            #[cfg(not(target_family = "wasm"))]
+            $crate::private::keep::<Component>();
         };
     };
 }
+
+/// Keeps a native build, which exports nothing, from calling a model unused.
+pub const fn keep<C: crate::bindings::exports::maquette::model::predictor::Guest>() {}
 
 /// `describe` of a model.
 pub fn describe<M: Model>() -> Description {

@@ -72,7 +72,7 @@ pub mod bindings {
 #[doc(hidden)]
 pub mod private {
     //! What derived code and `export!` need.
-    pub use crate::export::{describe, load, predict};
+    pub use crate::export::{describe, keep, load, predict};
     pub use crate::input::{Object, schema_of_choices, schema_of_object};
     pub use crate::output::write_text;
     pub use serde_json::{Map, Value, json};
