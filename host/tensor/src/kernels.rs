@@ -4,6 +4,7 @@ use candle_core::{D, DType as Candle, Device, Tensor, WithDType};
 use maquette_ops::{Attr, DType, Error, Op, OpSpec, Type, attr_axis, attr_float, normalise};
 use smallvec::SmallVec;
 
+use crate::gelu::Function;
 use crate::tensor::{candle_dtype, dims, said};
 
 impl From<Failure> for Error {
@@ -111,6 +112,8 @@ impl Kernel<'_> {
             Op::Silu => x.silu()?,
             Op::Relu => x.relu()?,
             Op::Gelu => x.gelu()?,
+            Op::GeluErf if x.dtype() == Candle::F32 => x.contiguous()?.apply_op1_no_bwd(&Function::Gelu)?,
+            Op::Erf if x.dtype() == Candle::F32 => x.contiguous()?.apply_op1_no_bwd(&Function::Erf)?,
             Op::GeluErf => x.gelu_erf()?,
             Op::Erf => x.erf()?,
             Op::Floor => x.floor()?,

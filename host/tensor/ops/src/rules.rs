@@ -191,7 +191,8 @@ impl OpSpec {
             Op::Sum | Op::Mean | Op::Max | Op::Min | Op::Argmax | Op::Argmin => (input, copies()),
             Op::Clamp => (out.saturating_mul(2), widened),
             Op::Rsqrt => (out.saturating_mul(2), widened),
-            Op::Gelu | Op::GeluErf | Op::Erf | Op::Tanh | Op::Silu | Op::Sigmoid => (out.saturating_mul(10), 0),
+            Op::Gelu | Op::Tanh | Op::Silu | Op::Sigmoid => (out.saturating_mul(10), 0),
+            Op::GeluErf | Op::Erf => (out.saturating_mul(25), copies()),
             // Ids are widened to i64 to be checked; the table itself is read where it lies.
             Op::Embedding => (
                 0,
