@@ -43,14 +43,12 @@ pub(crate) struct Artifact {
     pub(crate) bytes: u64,
 }
 
-/// The name of what is made from `key` on this host.
-pub(crate) fn name(engine: &Engine, key: &str) -> String {
-    format!("{key}.{}.cwasm", engine.compatibility())
-}
-
-/// Writes compiled code: a crash leaves either nothing or the whole file under its name.
-pub(crate) fn store(engine: &Engine, name: String, code: &[u8]) -> Result<Artifact, Error> {
+/// Writes compiled code: a crash leaves either nothing or the whole file. The name has the code's digest in it: two who prepare
+/// the same component at once (a snapshot is not the same bytes twice) do not overwrite each other.
+pub(crate) fn store(engine: &Engine, key: &str, code: &[u8]) -> Result<Artifact, Error> {
     let folder = engine.cache();
+    let sha256 = hex::encode(Sha256::digest(code));
+    let name = format!("{key}.{}.{}.cwasm", &sha256[..16], engine.compatibility());
     let fail = |e: std::io::Error| Error::host(format!("writing {name} into {}: {e}", folder.display()));
     let mut file = tempfile::Builder::new()
         .prefix(".partial-")
@@ -61,10 +59,15 @@ pub(crate) fn store(engine: &Engine, name: String, code: &[u8]) -> Result<Artifa
     file.persist(folder.join(&name)).map_err(|e| fail(e.error))?;
     File::open(folder).and_then(|f| f.sync_all()).map_err(fail)?;
     Ok(Artifact {
-        sha256: hex::encode(Sha256::digest(code)),
+        sha256,
         bytes: code.len() as u64,
         name,
     })
+}
+
+/// The file that records how a component was prepared on this host.
+pub(crate) fn record(engine: &Engine, key: &str) -> PathBuf {
+    engine.cache().join(format!("{key}.{}.json", engine.compatibility()))
 }
 
 /// Finds an artifact and checks that nobody has touched it.

@@ -160,7 +160,7 @@ pub fn prepare(engine: &Engine, parts: &Parts) -> Result<Prepared, Error> {
             )
         }
     };
-    let artifact = cache::store(engine, cache::name(engine, &key), &code)?;
+    let artifact = cache::store(engine, &key, &code)?;
     let prepared = Prepared {
         description: run.description,
         load,
@@ -193,13 +193,9 @@ fn key(parts: &Parts) -> String {
     hex::encode(sha.finalize())
 }
 
-/// The record beside the artifact, so that preparing the same version again costs a look.
-fn record(engine: &Engine, key: &str) -> PathBuf {
-    engine.cache().join(cache::name(engine, key)).with_extension("json")
-}
-
+/// A record beside the artifact makes preparing the same version again cost a look.
 fn recall(engine: &Engine, key: &str) -> Option<Prepared> {
-    let prepared: Prepared = serde_json::from_slice(&std::fs::read(record(engine, key)).ok()?).ok()?;
+    let prepared: Prepared = serde_json::from_slice(&std::fs::read(cache::record(engine, key)).ok()?).ok()?;
     cache::find(engine, &prepared.artifact()).ok()?;
     Some(prepared)
 }
@@ -211,7 +207,7 @@ fn remember(engine: &Engine, key: &str, prepared: &Prepared) {
         .tempfile_in(engine.cache())
         .and_then(|file| {
             serde_json::to_writer(file.as_file(), prepared)?;
-            file.persist(record(engine, key)).map_err(|e| e.error)
+            file.persist(cache::record(engine, key)).map_err(|e| e.error)
         });
     if let Err(e) = written {
         tracing::warn!("the record of a prepared component could not be kept: {e}");

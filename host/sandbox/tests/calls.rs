@@ -197,3 +197,17 @@ fn a_prepared_component_is_found_again_without_compiling() {
     let (_, second) = host.try_open(&parts).unwrap();
     assert_eq!((&first, before), (&second, modified(&second)));
 }
+
+#[test]
+fn two_who_prepare_the_same_component_at_once_both_succeed() {
+    let host = Host::new();
+    let parts = host.parts(&fixtures::component("", LOADED), limits());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let (guest, _) = host.try_open(&parts).unwrap();
+                assert_eq!(call(&guest, "{}").result.unwrap().json, "7");
+            });
+        }
+    });
+}

@@ -87,7 +87,12 @@ impl Model for MiniLm {
 
 /// How many of the texts in this order, shortest first, fit one run.
 fn batch_size(ids: &[Vec<u32>], order: &[usize]) -> usize {
-    let fits = |(n, i): &(usize, &usize)| *n < MAX_BATCH && (n + 1) * ids[**i].len() <= MAX_BATCH_TOKENS;
+    let shortest = order.first().map_or(0, |i| ids[*i].len());
+    let fits = |(n, i): &(usize, &usize)| {
+        let len = ids[**i].len();
+        // No text is padded to more than twice its length, or by more than a few tokens.
+        *n < MAX_BATCH && (n + 1) * len <= MAX_BATCH_TOKENS && len <= 2 * shortest + 8
+    };
     order.iter().enumerate().take_while(fits).count().max(1)
 }
 
@@ -122,7 +127,7 @@ mod tests {
         assert_eq!(batch_size(&short, &all(&short)), MAX_BATCH);
         let long = lengths(&[256; 100]);
         assert_eq!(batch_size(&long, &all(&long)), 16);
-        let growing = lengths(&[2, 2, 256]);
+        let growing = lengths(&[2, 2, 12, 256]);
         assert_eq!(batch_size(&growing, &all(&growing)), 3);
     }
 }

@@ -51,8 +51,14 @@ impl Recording {
                 "a tensor with elements cannot be used while recording: make it an input of the program",
             )),
             Inner::Weight { file, name, ty, .. } => {
+                let shape: Vec<u32> = ty
+                    .shape
+                    .iter()
+                    .map(|dim| dim.as_constant().unwrap_or(0) as u32)
+                    .collect();
                 let weights = &self.description.weights;
-                let same = |w: &WeightRef| w.file == *file && w.name == *name && w.dtype == ty.dtype;
+                let same =
+                    |w: &WeightRef| w.file == *file && w.name == *name && w.dtype == ty.dtype && w.shape == shape;
                 if let Some(at) = weights.iter().position(same) {
                     let found = self
                         .values
@@ -60,11 +66,7 @@ impl Recording {
                         .position(|v| matches!(v, Value::Weight(w) if *w as usize == at));
                     return Ok(found.unwrap_or_default() as u32);
                 }
-                let shape = ty
-                    .shape
-                    .iter()
-                    .map(|dim| dim.as_constant().unwrap_or(0) as u32)
-                    .collect();
+
                 let weight = WeightRef {
                     file: file.clone(),
                     name: name.clone(),
@@ -106,7 +108,6 @@ pub(crate) fn apply(
     attrs: &[Attr],
     caller: &Location<'_>,
 ) -> Option<Result<Tensor>> {
-    // The types are read first: for eager tensors that is a question to the host, which must not find the recording borrowed.
     RECORDING.with_borrow_mut(|recording| {
         let recording = recording.as_mut()?;
         let mut run = || {

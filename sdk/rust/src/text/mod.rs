@@ -49,6 +49,12 @@ impl Tokenizer {
         let (start, end) = match kind("post_processor").as_str() {
             "none" => (None, None),
             "TemplateProcessing" | "BertProcessing" => {
+                let template = file["post_processor"].to_string();
+                if !template.contains("\"[CLS]\"") || !template.contains("\"[SEP]\"") {
+                    return Err(Error::unsupported(
+                        "tokenizer.json: the post_processor puts other tokens than [CLS] and [SEP] around texts",
+                    ));
+                }
                 let special = |token: &str| {
                     let id = model.id(token);
                     id.map(Some)
