@@ -145,11 +145,8 @@ impl Scope {
                 if cost.temporary_bytes > 0 {
                     charge.shrink(ty.bytes());
                 }
-                Tensor {
-                    inner,
-                    ty,
-                    owner: Owner::Budget(Arc::new(charge)),
-                }
+                let owner = shared(spec, inputs, &inner).unwrap_or_else(|| Owner::Budget(Arc::new(charge)));
+                Tensor { inner, ty, owner }
             }
         };
         self.count(|stats| {
@@ -210,6 +207,17 @@ impl Scope {
 
 fn candles<'a>(inputs: &[&'a Tensor]) -> SmallVec<[&'a candle_core::Tensor; 4]> {
     inputs.iter().map(|input| &input.inner).collect()
+}
+
+/// Who pays for an output that turned out to be its input: candle returns the tensor itself where there is nothing to do (one
+/// part to put together, a cast to the same type). The memory is all of the input's, so its charge must live on.
+fn shared(spec: &OpSpec, inputs: &[&Tensor], output: &candle_core::Tensor) -> Option<Owner> {
+    if !matches!(spec.op, Op::Cat | Op::Stack | Op::Cast | Op::Pad) {
+        return None;
+    }
+    let (storage, _) = output.storage_and_layout();
+    let same = |input: &&&Tensor| std::ptr::eq(&*input.inner.storage_and_layout().0, &*storage);
+    inputs.iter().find(same).map(|input| input.owner.clone())
 }
 
 /// Runs a kernel; what candle did not foresee becomes an error, never a panic.
