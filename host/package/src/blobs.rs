@@ -145,9 +145,10 @@ impl BlobStore {
         }
     }
 
-    /// The part of a download named `key` that is here already, locked for this process. Waits while another holds it.
-    pub(crate) fn partial(&self, key: &Digest) -> Result<Partial> {
-        Partial::open(self, key)
+    /// The part of a download named `key` that is here already, locked for this process. Calls `waits` and waits where
+    /// another holds it.
+    pub(crate) fn partial(&self, key: &Digest, waits: impl FnMut()) -> Result<Partial> {
+        Partial::open(self, key, waits)
     }
 
     fn missing(&self, digest: &Digest) -> Error {

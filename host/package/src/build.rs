@@ -60,7 +60,7 @@ pub fn build_with(
         "--target",
         TARGET,
         "--package",
-        &guest.package,
+        &guest.id,
     ];
     arguments.push("--message-format=json-render-diagnostics");
     let mut command = toolchain.cargo(&arguments)?;
@@ -116,6 +116,8 @@ pub fn prebuilt(dir: impl AsRef<Path>, manifest: &Manifest) -> Result<Option<Pat
 /// What cargo knows about the guest.
 struct Guest {
     package: String,
+    /// Names it even where a dependency has the same name.
+    id: String,
     /// Its `Cargo.toml`.
     manifest: PathBuf,
     /// The target folder to use.
@@ -139,25 +141,26 @@ fn find(dir: &Path, manifest: &Manifest, toolchain: &Toolchain, options: &Option
     };
 
     let own = own.canonicalize().map_err(Error::io("open", &own))?;
-    let packages: Vec<(String, PathBuf)> = described["packages"]
+    let packages: Vec<(String, String, PathBuf)> = described["packages"]
         .as_array()
         .into_iter()
         .flatten()
         .filter_map(|p| {
             Some((
                 p["name"].as_str()?.to_owned(),
+                p["id"].as_str()?.to_owned(),
                 PathBuf::from(p["manifest_path"].as_str()?),
             ))
         })
         .collect();
     let chosen = match &manifest.component.package {
-        Some(name) => packages.iter().find(|(n, _)| n == name),
+        Some(name) => packages.iter().find(|(n, ..)| n == name),
         None => packages
             .iter()
-            .find(|(_, path)| path.canonicalize().is_ok_and(|p| p == own)),
+            .find(|(.., path)| path.canonicalize().is_ok_and(|p| p == own)),
     };
-    let Some((package, path)) = chosen else {
-        let names: Vec<&str> = packages.iter().map(|(name, _)| name.as_str()).collect();
+    let Some((package, id, path)) = chosen else {
+        let names: Vec<&str> = packages.iter().map(|(name, ..)| name.as_str()).collect();
         return match &manifest.component.package {
             Some(name) => refuse(
                 format!("there is no package `{name}`"),
@@ -176,6 +179,7 @@ fn find(dir: &Path, manifest: &Manifest, toolchain: &Toolchain, options: &Option
     let shared = described["target_directory"].as_str().map(PathBuf::from);
     Ok(Guest {
         package: package.clone(),
+        id: id.clone(),
         manifest: path.clone(),
         target: target(dir, root, shared),
     })

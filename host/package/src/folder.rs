@@ -75,6 +75,15 @@ pub(crate) fn cache() -> PathBuf {
     }
 }
 
+/// Locks a file for this process alone. Where another has it, calls `waits` and waits.
+pub(crate) fn lock(file: &File, path: &Path, waits: impl FnOnce()) -> Result<()> {
+    if file.try_lock().is_ok() {
+        return Ok(());
+    }
+    waits();
+    file.lock().map_err(Error::io("lock", path))
+}
+
 /// Makes a folder and all above it.
 pub(crate) fn create(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(Error::io("create the folder", path))

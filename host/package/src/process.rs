@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// The longest line that is kept, in bytes; the rest of it is dropped.
-const MAX_LINE: usize = 64 << 10;
+const MAX_LINE: usize = 8 << 20;
 /// The most lines that are kept of each stream.
 const MAX_LINES: usize = 200_000;
 
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_line_without_end_is_cut() {
         let (finished, _) = shell(
-            "head -c 300000 /dev/zero | tr '\\0' x; echo; echo end",
+            "head -c 9000000 /dev/zero | tr '\\0' x; echo; echo end",
             Duration::from_secs(20),
         )
         .unwrap();

@@ -18,6 +18,7 @@ mod npm;
 mod parse;
 mod pins;
 mod pip;
+mod roots;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use super::{BlobStore, still_named};
-use crate::{Digest, Error, Hasher, Result};
+use crate::{Digest, Error, Hasher, Result, folder};
 
 /// The bytes that have arrived so far, and their running digest.
 pub(crate) struct Partial {
@@ -17,7 +17,7 @@ pub(crate) struct Partial {
 }
 
 impl Partial {
-    pub(super) fn open(store: &BlobStore, key: &Digest) -> Result<Self> {
+    pub(super) fn open(store: &BlobStore, key: &Digest, mut waits: impl FnMut()) -> Result<Self> {
         let path = store.parts().join(format!("{key}.part"));
         loop {
             let mut file = OpenOptions::new()
@@ -27,7 +27,7 @@ impl Partial {
                 .truncate(false)
                 .open(&path)
                 .map_err(Error::io("open", &path))?;
-            file.lock().map_err(Error::io("lock", &path))?;
+            folder::lock(&file, &path, &mut waits)?;
             if !still_named(&file, &path) {
                 continue; // Another process finished or dropped this download while we waited.
             }

@@ -212,11 +212,11 @@ fn a_part_continues_where_the_last_process_stopped() {
     let (dir, store) = store();
     let whole = b"the first half and the second".to_vec();
     let key = Digest::of(&whole);
-    let mut part = store.partial(&key).unwrap();
+    let mut part = store.partial(&key, || ()).unwrap();
     part.append(&whole[..14]).unwrap();
     drop(part);
     let store = BlobStore::open(dir.path()).unwrap();
-    let mut part = store.partial(&key).unwrap();
+    let mut part = store.partial(&key, || ()).unwrap();
     assert_eq!(part.size(), 14);
     part.append(&whole[14..]).unwrap();
     assert_eq!(part.adopt().unwrap(), key);
@@ -228,7 +228,7 @@ fn a_part_continues_where_the_last_process_stopped() {
 fn a_part_restarts_from_nothing() {
     let (_dir, store) = store();
     let key = Digest::of(b"right");
-    let mut part = store.partial(&key).unwrap();
+    let mut part = store.partial(&key, || ()).unwrap();
     part.append(b"wrong beginning").unwrap();
     part.restart().unwrap();
     part.append(b"right").unwrap();

@@ -39,6 +39,21 @@ pub(super) fn extract(
     }
 }
 
+/// Whether every byte of the archive can be read and has its checksum.
+pub(super) fn intact(archive: &Path) -> bool {
+    let Ok(content) = File::open(archive).map(std::io::BufReader::new) else {
+        return false;
+    };
+    let sink = &mut std::io::sink();
+    match zip::ZipArchive::new(content) {
+        Ok(mut zip) => (0..zip.len()).all(|i| zip.by_index(i).is_ok_and(|mut e| std::io::copy(&mut e, sink).is_ok())),
+        Err(_) => File::open(archive).is_ok_and(|content| {
+            let unpacked = flate2::read::MultiGzDecoder::new(std::io::BufReader::new(content));
+            std::io::copy(&mut unpacked.take(MAX_UNPACKED), sink).is_ok()
+        }),
+    }
+}
+
 fn from_zip(archive: File, file: &str, shown: &str, take: impl FnOnce(&mut dyn Read) -> Result<()>) -> Result<()> {
     let broken = |e: zip::result::ZipError| damaged(shown, &e);
     let mut zip = zip::ZipArchive::new(std::io::BufReader::new(archive)).map_err(broken)?;
@@ -194,6 +209,19 @@ mod tests {
         assert!(message("x/data/modle.bin").contains("did you mean `x/data/model.bin`?"));
         assert!(message("README").contains("the files there are: x/data/model.bin"));
         assert!(message("x/").contains("not a plain file"));
+    }
+
+    #[test]
+    fn a_damaged_archive_is_told_from_an_intact_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for archive in [wheel(dir.path()), sdist(dir.path())] {
+            assert!(intact(&archive));
+            let mut bytes = std::fs::read(&archive).unwrap();
+            let middle = bytes.len() / 3;
+            bytes[middle] ^= 0x55;
+            std::fs::write(&archive, bytes).unwrap();
+            assert!(!intact(&archive), "{}", archive.display());
+        }
     }
 
     #[test]

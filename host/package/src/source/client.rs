@@ -23,8 +23,8 @@ pub(super) struct Cache {
 /// An archive in the cache.
 pub(super) struct Archive {
     pub(super) path: PathBuf,
-    /// It was there before it was asked for.
-    pub(super) cached: bool,
+    /// For how long it has been in the cache; `None` if it was just fetched.
+    pub(super) age: Option<Duration>,
 }
 
 impl Cache {
@@ -38,22 +38,36 @@ impl Cache {
 
     /// The archive. If it is not there, `get` brings it into the folder that it is given. One process fetches at a time; the
     /// others wait and find it.
-    pub(super) fn get(&self, get: impl FnOnce(&Path) -> Result<()>) -> Result<Archive> {
+    pub(super) fn get(
+        &self,
+        progress: &mut dyn Progress,
+        get: impl FnOnce(&Path, &mut dyn Progress) -> Result<()>,
+    ) -> Result<Archive> {
         folder::create(&self.folder)?;
         self.sweep();
         let lock = self.folder.join(format!("{}.lock", self.key));
         let held = File::create(&lock).map_err(Error::io("create", &lock))?;
-        held.lock().map_err(Error::io("lock", &lock))?;
+        folder::lock(&held, &lock, || {
+            progress.say(&format!(
+                "{}: another process is fetching it, waiting for that",
+                self.key
+            ));
+        })?;
         let place = self.folder.join(&self.key);
         if let Some(path) = only_file(&place) {
-            return Ok(Archive { path, cached: true });
+            let age = place
+                .metadata()
+                .and_then(|m| m.modified())
+                .ok()
+                .and_then(|m| m.elapsed().ok());
+            return Ok(Archive { path, age });
         }
         let _ = fs::remove_dir_all(&place);
         let work = tempfile::Builder::new().prefix("work-").tempdir_in(&self.folder);
         let work = work.map_err(Error::io("create a folder in", &self.folder))?;
         let into = work.path().join("archive");
         folder::create(&into)?;
-        get(&into)?;
+        get(&into, progress)?;
         if only_file(&into).is_none() {
             let what = "the client ended well but brought no archive, or several";
             return Err(Error::Source(Note::new(
@@ -64,7 +78,7 @@ impl Cache {
         }
         fs::rename(&into, &place).map_err(Error::io("move into place", &place))?;
         match only_file(&place) {
-            Some(path) => Ok(Archive { path, cached: false }),
+            Some(path) => Ok(Archive { path, age: None }),
             None => Err(Error::Source(Note::new(
                 place.display(),
                 "the archive vanished",
@@ -172,7 +186,7 @@ mod tests {
             for _ in 0..6 {
                 scope.spawn(|| {
                     let cache = Cache::new(dir.path(), "pip", "x==1");
-                    let archive = cache.get(|into| {
+                    let archive = cache.get(&mut crate::Silent, |into, _| {
                         fetched.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                         std::thread::sleep(Duration::from_millis(30));
                         fs::write(into.join("x.whl"), "archive").unwrap();
@@ -189,7 +203,7 @@ mod tests {
     fn a_client_that_brings_nothing_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path(), "pip", "x==1");
-        let error = cache.get(|_| Ok(())).err().unwrap().to_string();
+        let error = cache.get(&mut crate::Silent, |_, _| Ok(())).err().unwrap().to_string();
         assert!(error.contains("brought no archive"), "{error}");
         let names: Vec<_> = fs::read_dir(dir.path().join("archives/pip"))
             .unwrap()

@@ -4,8 +4,10 @@ use std::io::Read;
 use std::time::Duration;
 
 use ureq::http::{Response, StatusCode, header};
+use ureq::tls::TlsConfig;
 use ureq::{Agent, Body};
 
+use super::roots;
 use crate::blobs::{BlobStore, Partial};
 use crate::{Digest, Error, Note, Progress, Result};
 
@@ -59,7 +61,13 @@ pub(super) fn download(
     let key = wanted
         .expected
         .unwrap_or_else(|| Digest::of(format!("unpinned {}", wanted.url).as_bytes()));
-    let mut part = store.partial(&key)?;
+    let waits = || {
+        progress.say(&format!(
+            "{}: another process is fetching it, waiting for that",
+            wanted.shown
+        ))
+    };
+    let mut part = store.partial(&key, waits)?;
     if let Some(digest) = wanted.expected.filter(|d| store.has(d)) {
         part.discard(); // Another process fetched it while this one waited for the lock.
         return Ok(digest);
@@ -224,6 +232,7 @@ fn agent(settings: &Settings) -> Agent {
         .timeout_connect(Some(settings.stall))
         .timeout_recv_response(Some(settings.stall))
         .timeout_per_read(Some(settings.stall))
+        .tls_config(TlsConfig::builder().root_certs(roots::certificates()).build())
         .user_agent(concat!("maquette/", env!("CARGO_PKG_VERSION")))
         .build()
         .new_agent()

@@ -179,7 +179,7 @@ impl<'a> Fetcher<'a> {
         get: impl Fn(&Path, &mut dyn Progress) -> Result<()>,
     ) -> Result<Digest> {
         let cache = super::client::Cache::new(&self.cache, client, key);
-        let mut archive = cache.get(|into| get(into, progress))?;
+        let mut archive = cache.get(progress, &get)?;
         loop {
             progress.begin(&format!("unpacking {file}"), None);
             let unpacked = self.write(entry.sha256, shown, |writer| {
@@ -189,10 +189,13 @@ impl<'a> Fetcher<'a> {
             });
             progress.end();
             match unpacked {
-                // A cached archive may be damaged, or the index may have another build by now.
-                Err(_) if archive.cached => {
+                Err(error)
+                    if archive
+                        .age
+                        .is_some_and(|age| worth_fetching(&error, &archive.path, age)) =>
+                {
                     cache.remove()?;
-                    archive = cache.get(|into| get(into, progress))?;
+                    archive = cache.get(progress, &get)?;
                 }
                 other => return other,
             }
@@ -265,6 +268,13 @@ fn pour(
 
 fn most(entry: &Entry) -> u64 {
     entry.size.unwrap_or(MAX_UNSTATED)
+}
+
+/// Whether an archive from the cache should be fetched again after `error`: it is damaged, or it has been there for a while and the
+/// index may have another build of it by now.
+fn worth_fetching(error: &Error, archive: &Path, age: Duration) -> bool {
+    let stale = matches!(error, Error::Mismatch { .. }) && age > Duration::from_secs(3600);
+    stale || !archive::intact(archive)
 }
 
 /// A path with everything escaped that means something in a URL.

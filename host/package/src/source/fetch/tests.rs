@@ -190,7 +190,7 @@ fn a_server_without_ranges_sends_all_of_it_again() {
 fn a_part_of_an_older_file_is_thrown_away() {
     let content = content();
     let place = Place::new();
-    let mut part = place.store.partial(&Digest::of(&content)).unwrap();
+    let mut part = place.store.partial(&Digest::of(&content), || ()).unwrap();
     part.append(b"the beginning of something else").unwrap();
     drop(part);
     let server = Server::start(|_, request| Reply::range(&self::content(), request.range_start()));
@@ -206,7 +206,7 @@ fn a_part_of_an_older_file_is_thrown_away() {
 fn a_part_that_is_complete_needs_no_request_at_all() {
     let content = content();
     let place = Place::new();
-    let mut part = place.store.partial(&Digest::of(&content)).unwrap();
+    let mut part = place.store.partial(&Digest::of(&content), || ()).unwrap();
     part.append(&content).unwrap();
     drop(part);
     let server = Server::start(|_, _| Reply::status("500 Oops"));
