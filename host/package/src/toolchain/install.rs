@@ -128,6 +128,8 @@ fn run(command: &[&str]) -> Result<process::Finished, Failure> {
     let (program, arguments) = command.split_first().unwrap_or((&"true", &[]));
     let mut command = Command::new(program);
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    // Their last lines are told to the user: let them be reasons, not a backtrace.
+    command.env("RUST_BACKTRACE", "0");
     process::run(&mut command, LIMIT, |_, _| (), || ())
 }
 
@@ -216,5 +218,7 @@ mod tests {
         assert_eq!(error, "`sh -c echo broken >&2; exit 1` failed: broken");
         assert_eq!((progress.tasks.len(), progress.ended), (1, 1));
         carry_out(&[step("exit 0"), step("exit 0")], &mut progress).unwrap();
+        let error = carry_out(&[step("echo backtrace: $RUST_BACKTRACE; exit 1")], &mut progress).unwrap_err();
+        assert!(error.ends_with("failed: backtrace: 0"), "{error}");
     }
 }
