@@ -1,10 +1,17 @@
-//! What each op of the table does on a CPU, with candle's kernels. Types have been checked and paid for.
+//! What each op of the table does on a CPU: candle's kernels where they are sound, ours where they are not. Types have been
+//! checked and paid for; every output is dense and has memory of its own, unless the table says that it shares its input's.
+
+mod erf;
+mod integers;
+mod join;
+mod matrix;
+mod norm;
+pub(crate) mod rows;
 
 use candle_core::{D, DType as Candle, Device, Tensor, WithDType};
 use maquette_ops::{Attr, DType, Error, Op, OpSpec, Type, attr_axis, attr_float, normalise};
 use smallvec::SmallVec;
 
-use crate::gelu::Function;
 use crate::tensor::{candle_dtype, dims, said};
 
 impl From<Failure> for Error {
@@ -16,6 +23,7 @@ impl From<Failure> for Error {
     }
 }
 
+/// Why a kernel failed.
 enum Failure {
     Candle(candle_core::Error),
     Ours(Error),
@@ -37,13 +45,13 @@ type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Runs an op whose output type is `out`.
 pub(crate) fn run(spec: &OpSpec, inputs: &[&Tensor], attrs: &[Attr], out: &Type<u32>) -> Result<Tensor, Error> {
-    Ok(Kernel {
+    let kernel = Kernel {
         spec,
         inputs,
         attrs,
         out,
-    }
-    .run()?)
+    };
+    Ok(kernel.run()?)
 }
 
 struct Kernel<'a> {
@@ -57,14 +65,10 @@ impl Kernel<'_> {
     fn run(&self) -> Result<Tensor> {
         if self.out.elements() == 0 {
             // Nothing to compute, and kernels differ in what they make of it.
-            return Ok(Tensor::zeros(
-                dims(&self.out.shape),
-                candle_dtype(self.out.dtype),
-                &Device::Cpu,
-            )?);
+            let dtype = candle_dtype(self.out.dtype);
+            return Ok(Tensor::zeros(dims(&self.out.shape), dtype, &Device::Cpu)?);
         }
-        let x = self.inputs.first().copied();
-        match (self.spec.op, x) {
+        match (self.spec.op, self.inputs.first()) {
             (Op::Full, _) => self.full(self.float(1)?),
             (Op::Arange, _) => self.arange(),
             (op, Some(x)) => self.with_input(op, x),
@@ -74,6 +78,9 @@ impl Kernel<'_> {
 
     fn with_input(&self, op: Op, x: &Tensor) -> Result<Tensor> {
         Ok(match op {
+            Op::Add | Op::Sub | Op::Mul if self.out.dtype.is_int() => {
+                integers::binary(op, x, self.input(1)?, &dims(&self.out.shape))?
+            }
             Op::Add
             | Op::Sub
             | Op::Mul
@@ -85,7 +92,7 @@ impl Kernel<'_> {
             | Op::Lt
             | Op::Le
             | Op::Gt
-            | Op::Ge => self.binary(op, x, self.input(1)?)?,
+            | Op::Ge => binary(op, x, self.input(1)?)?,
             Op::Where => {
                 let shape = dims(&self.out.shape);
                 let (a, b) = (
@@ -112,8 +119,8 @@ impl Kernel<'_> {
             Op::Silu => x.silu()?,
             Op::Relu => x.relu()?,
             Op::Gelu => x.gelu()?,
-            Op::GeluErf if x.dtype() == Candle::F32 => x.contiguous()?.apply_op1_no_bwd(&Function::Gelu)?,
-            Op::Erf if x.dtype() == Candle::F32 => x.contiguous()?.apply_op1_no_bwd(&Function::Erf)?,
+            Op::GeluErf if x.dtype() == Candle::F32 => x.contiguous()?.apply_op1_no_bwd(&erf::Function::Gelu)?,
+            Op::Erf if x.dtype() == Candle::F32 => x.contiguous()?.apply_op1_no_bwd(&erf::Function::Erf)?,
             Op::GeluErf => x.gelu_erf()?,
             Op::Erf => x.erf()?,
             Op::Floor => x.floor()?,
@@ -122,11 +129,11 @@ impl Kernel<'_> {
             Op::Sign => x.sign()?,
             Op::Cast => x.to_dtype(candle_dtype(self.out.dtype))?,
             Op::Sum | Op::Mean | Op::Max | Op::Min => self.reduce(op, x)?,
-            Op::Argmax => self.shaped(x.argmax(self.axis(0, x.rank())?)?)?,
-            Op::Argmin => self.shaped(x.argmin(self.axis(0, x.rank())?)?)?,
+            Op::Argmax => self.shaped(x.contiguous()?.argmax(self.axis(0, x.rank())?)?)?,
+            Op::Argmin => self.shaped(x.contiguous()?.argmin(self.axis(0, x.rank())?)?)?,
             Op::Reshape => x.reshape(dims(&self.out.shape))?,
             Op::Transpose => x.transpose(self.axis(0, x.rank())?, self.axis(1, x.rank())?)?,
-            Op::Permute => x.permute(self.axes(x.rank())?)?,
+            Op::Permute => x.permute(self.axes(x.rank())?.as_slice())?,
             Op::Narrow => {
                 let axis = self.axis(0, x.rank())?;
                 x.narrow(axis, self.size(1)?, self.out.shape[axis] as usize)?
@@ -134,106 +141,62 @@ impl Kernel<'_> {
             Op::BroadcastTo => x.broadcast_as(dims(&self.out.shape))?,
             Op::Squeeze => x.squeeze(self.axis(0, x.rank())?)?,
             Op::Unsqueeze => x.unsqueeze(self.axis(0, x.rank() + 1)?)?,
-            Op::Cat => {
-                let axis = self.axis(0, x.rank())?;
-                // An empty part adds nothing, and candle's copy of it would be refused.
-                let parts: Vec<_> = self.inputs.iter().filter(|part| part.elem_count() > 0).collect();
-                Tensor::cat(&parts, axis)?
+            Op::Cat => join::cat(self.inputs, self.axis(0, x.rank())?)?,
+            Op::Stack => join::stack(self.inputs, self.axis(0, x.rank() + 1)?)?,
+            Op::Pad => {
+                let value = scalar(self.float(3)?, self.out.dtype)?;
+                join::pad(x, self.axis(0, x.rank())?, self.size(1)?, self.size(2)?, &value)?
             }
-            Op::Stack => Tensor::stack(self.inputs, self.axis(0, x.rank() + 1)?)?,
-            Op::Pad => self.pad(x)?,
-            Op::Matmul => self.matmul(x, self.input(1)?)?,
-            Op::Linear => self.linear(x, self.input(1)?, self.inputs.get(2).copied())?,
-            Op::Embedding => self.embedding(x)?,
-            Op::IndexSelect => {
-                let axis = self.axis(0, x.rank())?;
-                let ids = self.checked_ids(self.input(1)?, x.dim(axis)?)?;
-                x.contiguous()?.index_select(&ids, axis)?
-            }
-            Op::Softmax => in_f32(x, |x| {
-                let axis = self.axis(0, x.rank())?;
-                if axis + 1 == x.rank() {
-                    return Ok(candle_nn::ops::softmax_last_dim(&x.contiguous()?)?);
+            Op::Matmul => match x.elem_count() {
+                // The inner dimension is empty: every sum is 0.
+                0 => self.zeros()?,
+                _ => self.shaped(matrix::product(x, self.input(1)?)?)?,
+            },
+            Op::Linear => match x.dim(D::Minus1)? {
+                0 => {
+                    let product = self.zeros()?;
+                    self.inputs
+                        .get(2)
+                        .map_or(Ok(product.clone()), |bias| product.broadcast_add(bias))?
                 }
-                Ok(candle_nn::ops::softmax(x, axis)?)
-            })?,
-            Op::LogSoftmax => in_f32(x, |x| Ok(candle_nn::ops::log_softmax(x, self.axis(0, x.rank())?)?))?,
-            Op::LayerNorm => in_f32(x, |x| {
-                let weight = self.input(1)?.to_dtype(Candle::F32)?.contiguous()?;
-                let bias = match self.inputs.get(2) {
-                    Some(bias) => bias.to_dtype(Candle::F32)?.contiguous()?,
-                    None => weight.zeros_like()?,
-                };
-                Ok(candle_nn::ops::layer_norm(
-                    &x.contiguous()?,
-                    &weight,
-                    &bias,
-                    self.float(0)? as f32,
-                )?)
-            })?,
-            Op::RmsNorm => in_f32(x, |x| {
-                let weight = self.input(1)?.to_dtype(Candle::F32)?.contiguous()?;
-                Ok(candle_nn::ops::rms_norm(
-                    &x.contiguous()?,
-                    &weight,
-                    self.float(0)? as f32,
-                )?)
-            })?,
+                _ => self.shaped(matrix::linear(x, self.input(1)?, self.inputs.get(2).copied())?)?,
+            },
+            Op::Embedding => rows::embedding(x, self.input(1)?, &dims(&self.out.shape))?,
+            Op::IndexSelect => {
+                let (axis, ids) = (self.axis(0, x.rank())?, self.input(1)?);
+                rows::check(ids, x.dim(axis)?)?;
+                x.contiguous()?.index_select(&ids.contiguous()?, axis)?
+            }
+            Op::Softmax => norm::softmax(x, self.axis(0, x.rank())?)?,
+            Op::LogSoftmax => norm::log_softmax(x, self.axis(0, x.rank())?)?,
+            Op::LayerNorm => norm::layer_norm(x, self.input(1)?, self.inputs.get(2).copied(), self.float(0)? as f32)?,
+            Op::RmsNorm => norm::rms_norm(x, self.input(1)?, self.float(0)? as f32)?,
             Op::Full | Op::Arange => return Err(Error::internal("an op that takes no input was given one").into()),
-        })
-    }
-
-    fn binary(&self, op: Op, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        if a.dims() == b.dims() {
-            return Ok(match op {
-                Op::Add => a.add(b)?,
-                Op::Sub => a.sub(b)?,
-                Op::Mul => a.mul(b)?,
-                Op::Div => a.div(b)?,
-                Op::Maximum => a.maximum(b)?,
-                Op::Minimum => a.minimum(b)?,
-                Op::Eq => a.eq(b)?,
-                Op::Ne => a.ne(b)?,
-                Op::Lt => a.lt(b)?,
-                Op::Le => a.le(b)?,
-                Op::Gt => a.gt(b)?,
-                _ => a.ge(b)?,
-            });
-        }
-        Ok(match op {
-            Op::Add => a.broadcast_add(b)?,
-            Op::Sub => a.broadcast_sub(b)?,
-            Op::Mul => a.broadcast_mul(b)?,
-            Op::Div => a.broadcast_div(b)?,
-            Op::Maximum => a.broadcast_maximum(b)?,
-            Op::Minimum => a.broadcast_minimum(b)?,
-            Op::Eq => a.broadcast_eq(b)?,
-            Op::Ne => a.broadcast_ne(b)?,
-            Op::Lt => a.broadcast_lt(b)?,
-            Op::Le => a.broadcast_le(b)?,
-            Op::Gt => a.broadcast_gt(b)?,
-            _ => a.broadcast_ge(b)?,
         })
     }
 
     fn reduce(&self, op: Op, x: &Tensor) -> Result<Tensor> {
         let rank = x.rank();
-        let named = self.axes(rank)?;
-        let axes: Vec<usize> = if named.is_empty() { (0..rank).collect() } else { named };
+        let mut axes = self.axes(rank)?;
+        if axes.is_empty() {
+            axes = (0..rank).collect();
+        }
         if x.elem_count() == 0 {
             // Only sums and means get here: of nothing they are 0 and not-a-number.
-            return self.full(if op == Op::Sum { 0.0 } else { f64::NAN });
+            return Ok(self
+                .full(if op == Op::Sum { 0.0 } else { f64::NAN })?
+                .force_contiguous()?);
         }
         let reduced = match op {
-            Op::Sum => in_f32(x, |x| Ok(x.sum_keepdim(&*axes)?))?,
-            Op::Mean => in_f32(x, |x| Ok(x.mean_keepdim(&*axes)?))?,
+            Op::Sum if self.out.dtype.is_int() => return integers::sum(x, &axes, &dims(&self.out.shape)),
+            Op::Sum => norm::in_f32(x, |x| Ok(x.contiguous()?.sum_keepdim(axes.as_slice())?))?,
+            Op::Mean => norm::in_f32(x, |x| Ok(x.contiguous()?.mean_keepdim(axes.as_slice())?))?,
             _ => {
-                let mut x = x.clone();
+                let mut x = x.contiguous()?;
                 for axis in axes {
-                    x = if op == Op::Max {
-                        x.max_keepdim(axis)?
-                    } else {
-                        x.min_keepdim(axis)?
+                    x = match op {
+                        Op::Max => x.max_keepdim(axis)?,
+                        _ => x.min_keepdim(axis)?,
                     };
                 }
                 x
@@ -242,87 +205,14 @@ impl Kernel<'_> {
         self.shaped(reduced)
     }
 
-    fn pad(&self, x: &Tensor) -> Result<Tensor> {
-        let axis = self.axis(0, x.rank())?;
-        let (left, right) = (self.size(1)?, self.size(2)?);
-        let side = |len: usize| -> Result<Tensor> {
-            let mut shape = x.dims().to_vec();
-            shape[axis] = len;
-            scalar(self.float(3)?, self.out.dtype)?
-                .broadcast_as(shape)
-                .map_err(Failure::Candle)
-        };
-        let (left, right) = (
-            if left > 0 { Some(side(left)?) } else { None },
-            if right > 0 { Some(side(right)?) } else { None },
-        );
-        let middle = (x.elem_count() > 0).then(|| x.clone());
-        let parts: Vec<Tensor> = [left, middle, right].into_iter().flatten().collect();
-        Ok(Tensor::cat(&parts, axis)?)
-    }
-
-    fn matmul(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        if a.elem_count() == 0 {
-            // The inner dimension is empty: every sum is 0.
-            return self.full(0.0);
-        }
-        let product = if a.rank() == b.rank() && a.dims()[..a.rank() - 2] == b.dims()[..b.rank() - 2] {
-            // candle takes transposed operands as they are, but no other strides.
-            matrix_ready(a)?.matmul(&matrix_ready(b)?)?
-        } else {
-            a.contiguous()?.broadcast_matmul(&b.contiguous()?)?
-        };
-        self.shaped(product)
-    }
-
-    fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let width = x.dim(D::Minus1)?;
-        let product = match x.elem_count().checked_div(width) {
-            Some(rows) => {
-                let product = x.reshape((rows, width))?.matmul(&matrix_ready(&weight.t()?)?)?;
-                product.reshape(dims(&self.out.shape))?
-            }
-            // The inner dimension is empty: every sum is 0.
-            None => self.full(0.0)?,
-        };
-        match bias {
-            Some(bias) => Ok(product.broadcast_add(bias)?),
-            None => Ok(product),
-        }
-    }
-
-    fn embedding(&self, table: &Tensor) -> Result<Tensor> {
-        let ids = self.checked_ids(&self.input(1)?.flatten_all()?, table.dim(0)?)?;
-        let rows = if table.is_contiguous() {
-            table.index_select(&ids, 0)?
-        } else {
-            // Row by row: copying the whole table together would take memory that nobody paid for.
-            let ids = ids.to_dtype(Candle::U32)?.to_vec1::<u32>()?;
-            let rows = ids
-                .iter()
-                .map(|id| table.narrow(0, *id as usize, 1))
-                .collect::<candle_core::Result<Vec<_>>>()?;
-            Tensor::cat(&rows, 0)?
-        };
-        Ok(rows.reshape(dims(&self.out.shape))?)
-    }
-
-    /// Ids that are known to be in range, in a type and layout that candle takes.
-    fn checked_ids(&self, ids: &Tensor, rows: usize) -> Result<Tensor> {
-        let ids = ids.contiguous()?;
-        let wide = ids.to_dtype(Candle::I64)?.to_vec1::<i64>()?;
-        match wide
-            .iter()
-            .position(|id| usize::try_from(*id).map_or(true, |id| id >= rows))
-        {
-            None => Ok(ids),
-            Some(at) => Err(Error::invalid_input(format!("id {} at place {at} is not below {rows}", wide[at])).into()),
-        }
-    }
-
     /// One number under the output's shape, without taking its memory.
     fn full(&self, value: f64) -> Result<Tensor> {
         Ok(scalar(value, self.out.dtype)?.broadcast_as(dims(&self.out.shape))?)
+    }
+
+    fn zeros(&self) -> Result<Tensor> {
+        let dtype = candle_dtype(self.out.dtype);
+        Ok(Tensor::zeros(dims(&self.out.shape), dtype, &Device::Cpu)?)
     }
 
     fn arange(&self) -> Result<Tensor> {
@@ -333,27 +223,24 @@ impl Kernel<'_> {
             DType::I64 => Tensor::from_iter(values.map(|v| v as i64), &Device::Cpu)?,
             DType::U32 => Tensor::from_iter(values.map(|v| v as u32), &Device::Cpu)?,
             DType::U8 => Tensor::from_iter(values.map(|v| v as u8), &Device::Cpu)?,
-            dtype => Tensor::from_iter(values.map(|v| v as f32), &Device::Cpu)?.to_dtype(candle_dtype(dtype))?,
+            DType::F32 => Tensor::from_iter(values.map(|v| v as f32), &Device::Cpu)?,
+            DType::F16 => Tensor::from_iter(values.map(half::f16::from_f64), &Device::Cpu)?,
+            DType::BF16 => Tensor::from_iter(values.map(half::bf16::from_f64), &Device::Cpu)?,
         })
     }
 
+    /// The same elements under the output's shape.
     fn shaped(&self, tensor: Tensor) -> Result<Tensor> {
-        let same = tensor
-            .dims()
-            .iter()
-            .zip(&self.out.shape)
-            .all(|(a, b)| *a == *b as usize);
-        if tensor.rank() == self.out.shape.len() && same {
+        let mut pairs = tensor.dims().iter().zip(&self.out.shape);
+        if tensor.rank() == self.out.shape.len() && pairs.all(|(a, b)| *a == *b as usize) {
             return Ok(tensor);
         }
         Ok(tensor.reshape(dims(&self.out.shape))?)
     }
 
     fn input(&self, at: usize) -> Result<&Tensor> {
-        self.inputs
-            .get(at)
-            .copied()
-            .ok_or_else(|| Error::internal("an input is missing").into())
+        let input = self.inputs.get(at).copied();
+        input.ok_or_else(|| Error::internal("an input is missing").into())
     }
 
     fn float(&self, at: usize) -> Result<f64> {
@@ -365,7 +252,7 @@ impl Kernel<'_> {
         Ok(normalise(axis, rank)?)
     }
 
-    fn axes(&self, rank: usize) -> Result<Vec<usize>> {
+    fn axes(&self, rank: usize) -> Result<SmallVec<[usize; 8]>> {
         let given: &[i64] = match self.attrs.first() {
             Some(Attr::Ints(ints)) => ints,
             Some(Attr::Int(int)) => std::slice::from_ref(int),
@@ -385,32 +272,37 @@ impl Kernel<'_> {
     }
 }
 
-/// Half floats widened for an op that adds up many of them.
-fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    match x.dtype() {
-        Candle::F16 | Candle::BF16 => Ok(op(&x.to_dtype(Candle::F32)?)?.to_dtype(x.dtype())?),
-        _ => op(x),
+fn binary(op: Op, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.dims() == b.dims() {
+        return Ok(match op {
+            Op::Add => a.add(b)?,
+            Op::Sub => a.sub(b)?,
+            Op::Mul => a.mul(b)?,
+            Op::Div => a.div(b)?,
+            Op::Maximum => a.maximum(b)?,
+            Op::Minimum => a.minimum(b)?,
+            Op::Eq => a.eq(b)?,
+            Op::Ne => a.ne(b)?,
+            Op::Lt => a.lt(b)?,
+            Op::Le => a.le(b)?,
+            Op::Gt => a.gt(b)?,
+            _ => a.ge(b)?,
+        });
     }
-}
-
-/// A matrix, or a batch of them, as candle's matmul takes it: contiguous, or the transpose of such.
-fn matrix_ready(x: &Tensor) -> Result<Tensor> {
-    let strides: SmallVec<[usize; 8]> = x.stride().iter().copied().collect();
-    let rank = x.rank();
-    let (rows, columns) = (x.dims()[rank - 2], x.dims()[rank - 1]);
-    let inner = (strides[rank - 2], strides[rank - 1]);
-    let plain = inner == (columns, 1) || inner == (1, rows);
-    let mut expected = rows * columns;
-    let batched = (0..rank - 2).rev().all(|axis| {
-        let fine = strides[axis] == expected || x.dims()[axis] == 1;
-        expected *= x.dims()[axis];
-        fine
-    });
-    if plain && batched {
-        Ok(x.clone())
-    } else {
-        Ok(x.contiguous()?)
-    }
+    Ok(match op {
+        Op::Add => a.broadcast_add(b)?,
+        Op::Sub => a.broadcast_sub(b)?,
+        Op::Mul => a.broadcast_mul(b)?,
+        Op::Div => a.broadcast_div(b)?,
+        Op::Maximum => a.broadcast_maximum(b)?,
+        Op::Minimum => a.broadcast_minimum(b)?,
+        Op::Eq => a.broadcast_eq(b)?,
+        Op::Ne => a.broadcast_ne(b)?,
+        Op::Lt => a.broadcast_lt(b)?,
+        Op::Le => a.broadcast_le(b)?,
+        Op::Gt => a.broadcast_gt(b)?,
+        _ => a.broadcast_ge(b)?,
+    })
 }
 
 fn scalar(value: f64, dtype: DType) -> Result<Tensor> {
@@ -424,5 +316,13 @@ fn scalar(value: f64, dtype: DType) -> Result<Tensor> {
         DType::U8 => of(value as u8),
         DType::U32 => of(value as u32),
         DType::I64 => of(value as i64),
+    }
+}
+
+/// Half floats as f32, anything else as it is.
+fn widened(x: &Tensor) -> Result<Tensor> {
+    match x.dtype() {
+        Candle::F16 | Candle::BF16 => Ok(x.to_dtype(Candle::F32)?),
+        _ => Ok(x.clone()),
     }
 }

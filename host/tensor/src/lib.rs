@@ -11,7 +11,6 @@
 compile_error!("elements cross the boundary as they lie in memory, which must be little-endian");
 
 mod budget;
-mod gelu;
 mod kernels;
 mod program;
 mod resident;

@@ -95,8 +95,12 @@ impl WeightStore {
         }
         let ty = Type::new(dtype, file.info(name)?.shape.iter().copied());
         let bytes = ty.bytes();
-        self.lock().make_room(self.budget, &self.total, bytes)?;
-        self.total.fetch_add(bytes, Ordering::Relaxed);
+        {
+            // Counted under the lock, so that two that load at once do not take the same room.
+            let mut inner = self.lock();
+            inner.make_room(self.budget, &self.total, bytes)?;
+            self.total.fetch_add(bytes, Ordering::Relaxed);
+        }
         let resident = Arc::new(Resident {
             bytes,
             total: Arc::clone(&self.total),

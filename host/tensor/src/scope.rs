@@ -1,17 +1,21 @@
 //! One call's world of tensors: uploads, eager ops and reads under one budget, one deadline, one flag to cancel.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use maquette_ops::{Attr, DType, Error, Op, OpId, OpSpec, Type, check_shape, show, spec};
+use maquette_ops::program::Description;
+use maquette_ops::{Attr, DType, Error, OpId, OpSpec, Operand, Type, check_shape, show, spec};
 use smallvec::SmallVec;
 
 use crate::budget::{Budget, Charge};
 use crate::kernels;
+use crate::program::Program;
 use crate::runtime::Runtime;
+use crate::safetensors::WeightFile;
 use crate::tensor::{self, Owner, Tensor};
 
 /// When a call has to stop.
@@ -45,6 +49,8 @@ pub struct Stats {
     pub ops: u64,
     /// Programs run.
     pub program_runs: u64,
+    /// Ops run inside programs.
+    pub program_nodes: u64,
     /// Wall time inside ops and programs.
     pub compute: Duration,
     /// Bytes uploaded by guests.
@@ -133,20 +139,26 @@ impl Scope {
         let spec = spec(op).ok_or_else(|| Error::unsupported(format!("there is no op number {}", op.0)))?;
         let types: SmallVec<[&Type<u32>; 4]> = inputs.iter().map(|input| &input.ty).collect();
         let ty = spec.infer_refs(&types, attrs)?;
-        let output = match self.free(spec, inputs, &ty) {
-            Some(owner) => {
-                let inner = guard(spec, || kernels::run(spec, &candles(inputs), attrs, &ty))?;
-                Tensor { inner, ty, owner }
-            }
-            None => {
-                let cost = spec.cost(&types, &ty);
-                let mut charge = self.budget.charge(ty.bytes().saturating_add(cost.temporary_bytes))?;
-                let inner = guard(spec, || kernels::run(spec, &candles(inputs), attrs, &ty))?;
-                if cost.temporary_bytes > 0 {
-                    charge.shrink(ty.bytes());
+        let operands: SmallVec<[Operand<'_>; 4]> = inputs.iter().map(|input| input.operand()).collect();
+        let cost = spec.cost(&operands, attrs, &ty);
+        let list: SmallVec<[&candle_core::Tensor; 4]> = inputs.iter().map(|input| &input.inner).collect();
+        let output = match (cost.shares, inputs) {
+            (true, [first, ..]) => Tensor {
+                inner: guard(spec, || kernels::run(spec, &list, attrs, &ty))?,
+                owner: first.owner.clone(),
+                ty,
+            },
+            _ => {
+                let mut charge = self
+                    .budget
+                    .charge(cost.output_bytes.saturating_add(cost.temporary_bytes))?;
+                let inner = guard(spec, || kernels::run(spec, &list, attrs, &ty))?;
+                charge.shrink(cost.output_bytes);
+                Tensor {
+                    inner,
+                    ty,
+                    owner: Owner::Budget(Arc::new(charge)),
                 }
-                let owner = shared(spec, inputs, &inner).unwrap_or_else(|| Owner::Budget(Arc::new(charge)));
-                Tensor { inner, ty, owner }
             }
         };
         self.count(|stats| {
@@ -156,11 +168,17 @@ impl Scope {
         Ok(output)
     }
 
-    /// Who pays for an output that shares its input's memory.
-    fn free(&self, spec: &OpSpec, inputs: &[&Tensor], ty: &Type<u32>) -> Option<Owner> {
-        let input = inputs.first()?;
-        let reshaped = spec.op == Op::Reshape && ty.elements() > 0 && input.inner.is_contiguous();
-        (spec.is_view() || reshaped).then(|| input.owner.clone())
+    /// Compiles a program on the scope's runtime, or finds it compiled; gives up when the call has to.
+    ///
+    /// # Errors
+    /// As [`ProgramCache::compile`](crate::ProgramCache::compile); `timeout`, `cancelled`.
+    pub fn compile(
+        &self,
+        description: &Description,
+        files: &BTreeMap<String, Arc<WeightFile>>,
+    ) -> Result<Arc<Program>, Error> {
+        let programs = self.runtime.programs();
+        programs.compile_while(description, files, &mut || self.control.check(Instant::now()))
     }
 
     /// Every element, row-major, little-endian.
@@ -205,21 +223,6 @@ impl Scope {
     }
 }
 
-fn candles<'a>(inputs: &[&'a Tensor]) -> SmallVec<[&'a candle_core::Tensor; 4]> {
-    inputs.iter().map(|input| &input.inner).collect()
-}
-
-/// Who pays for an output that turned out to be its input: candle returns the tensor itself where there is nothing to do (one
-/// part to put together, a cast to the same type). The memory is all of the input's, so its charge must live on.
-fn shared(spec: &OpSpec, inputs: &[&Tensor], output: &candle_core::Tensor) -> Option<Owner> {
-    if !matches!(spec.op, Op::Cat | Op::Stack | Op::Cast | Op::Pad) {
-        return None;
-    }
-    let (storage, _) = output.storage_and_layout();
-    let same = |input: &&&Tensor| std::ptr::eq(&*input.inner.storage_and_layout().0, &*storage);
-    inputs.iter().find(same).map(|input| input.owner.clone())
-}
-
 /// Runs a kernel; what candle did not foresee becomes an error, never a panic.
 pub(crate) fn guard(
     spec: &OpSpec,
@@ -232,7 +235,7 @@ pub(crate) fn guard(
             Err(error)
         }
         Err(_) => Err(Error::internal(format!(
-            "{}: the kernel failed (its inputs overflow an integer type, or it is a bug)",
+            "{}: the kernel failed; this is a fault of the host",
             spec.name
         ))),
     }

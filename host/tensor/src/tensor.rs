@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use candle_core::{CpuStorage, Device, Storage};
 use half::{bf16, f16};
-use maquette_ops::{DType, Error, Type};
+use maquette_ops::{DType, Error, Form, Operand, Type};
 
 use crate::budget::Charge;
 use crate::resident::Resident;
@@ -50,6 +50,15 @@ impl Tensor {
         self.ty.bytes()
     }
 
+    /// What an op's cost depends on.
+    #[inline]
+    pub(crate) fn operand(&self) -> Operand<'_> {
+        Operand {
+            ty: &self.ty,
+            form: Form::of(&self.ty.shape, self.inner.stride()),
+        }
+    }
+
     /// The candle tensor underneath.
     pub fn as_candle(&self) -> &candle_core::Tensor {
         &self.inner
@@ -73,6 +82,20 @@ pub(crate) fn candle_dtype(dtype: DType) -> candle_core::DType {
         DType::U8 => candle_core::DType::U8,
         DType::U32 => candle_core::DType::U32,
         DType::I64 => candle_core::DType::I64,
+    }
+}
+
+/// How many elements lie in the memory under a tensor, seen or not.
+pub(crate) fn stored_elements(tensor: &candle_core::Tensor) -> usize {
+    let (storage, _) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(CpuStorage::F32(v)) => v.len(),
+        Storage::Cpu(CpuStorage::F16(v)) => v.len(),
+        Storage::Cpu(CpuStorage::BF16(v)) => v.len(),
+        Storage::Cpu(CpuStorage::U8(v)) => v.len(),
+        Storage::Cpu(CpuStorage::U32(v)) => v.len(),
+        Storage::Cpu(CpuStorage::I64(v)) => v.len(),
+        _ => usize::MAX,
     }
 }
 

@@ -159,7 +159,7 @@ fn a_run_is_paid_for_before_it_starts_and_its_cost_is_known() {
         .unwrap();
     let cost = program.cost(&[&[100, 4]]).unwrap();
     // Two values of 1,600 bytes are alive at once, however long the chain is; the result may be copied out.
-    assert_eq!((cost.flops, cost.peak_bytes), (4000, 3200));
+    assert_eq!((cost.flops, cost.peak_bytes), (40_000, 3200));
     let input = x(&scope, 100);
     let outputs = program.run(&scope, &[&input]).unwrap();
     assert_eq!((budget.used(), budget.peak()), (3200, 1600 + 3200));

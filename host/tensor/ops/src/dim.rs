@@ -1,12 +1,15 @@
-//! Dimensions: numbers, or polynomials over a program's symbols; and what shape rules need of either.
+//! Dimensions as polynomials over a program's symbols, in a canonical form.
 
 use std::fmt;
 use std::ops::{Add, Mul, Sub};
 
 use crate::error::Error;
 
-/// The most terms of a dimension, and the most symbols of a term: far beyond what shapes need.
-const MAX_TERMS: usize = 64;
+/// The most terms of a dimension: far beyond what shapes need, and little enough that no product of dimensions takes long.
+const MAX_TERMS: usize = 16;
+
+/// The most symbols of a term.
+const MAX_DEGREE: usize = 8;
 
 /// A polynomial with integer coefficients over symbols, in a canonical form: equal polynomials are equal values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -42,16 +45,21 @@ impl Dim {
     pub fn from_terms(terms: impl IntoIterator<Item = (i64, Vec<u32>)>) -> Result<Self, Error> {
         let mut sum: Vec<(i64, Vec<u32>)> = Vec::new();
         for (coefficient, mut symbols) in terms {
+            if symbols.len() > MAX_DEGREE {
+                return Err(Error::shape(format!(
+                    "a term of a dimension has more than {MAX_DEGREE} symbols"
+                )));
+            }
             symbols.sort_unstable();
             match sum.binary_search_by(|(_, s)| s.cmp(&symbols)) {
                 Ok(at) => sum[at].0 = sum[at].0.checked_add(coefficient).ok_or_else(overflow)?,
                 Err(at) => sum.insert(at, (coefficient, symbols)),
             }
-            if sum.len() > MAX_TERMS || sum.iter().any(|(_, s)| s.len() > MAX_TERMS) {
-                return Err(Error::shape(format!("a dimension has more than {MAX_TERMS} terms")));
-            }
         }
         sum.retain(|(coefficient, _)| *coefficient != 0);
+        if sum.len() > MAX_TERMS {
+            return Err(Error::shape(format!("a dimension has more than {MAX_TERMS} terms")));
+        }
         Ok(Self { terms: sum })
     }
 
@@ -118,8 +126,11 @@ impl Dim {
     /// # Errors
     /// `shape` on overflow.
     pub fn checked_sub(&self, other: &Self) -> Result<Self, Error> {
-        let negative = other.terms.iter().map(|(c, s)| (c.saturating_neg(), s.clone()));
-        Self::from_terms(self.terms.iter().cloned().chain(negative))
+        let mut terms = self.terms.clone();
+        for (coefficient, symbols) in &other.terms {
+            terms.push((coefficient.checked_neg().ok_or_else(overflow)?, symbols.clone()));
+        }
+        Self::from_terms(terms)
     }
 
     /// The product.
@@ -142,7 +153,8 @@ impl Dim {
         let (lead, lead_symbols) = by.terms.iter().max_by(|a, b| degree_order(a, b))?.clone();
         let mut rest = self.clone();
         let mut quotient = Self::default();
-        for _ in 0..=MAX_TERMS {
+        // Each step takes away the leading term and may add others: a division that comes out exact is short.
+        for _ in 0..=MAX_TERMS * MAX_TERMS {
             let Some((coefficient, symbols)) = rest.terms.iter().max_by(|a, b| degree_order(a, b)).cloned() else {
                 return Some(quotient);
             };
@@ -180,7 +192,7 @@ fn without(symbols: &[u32], others: &[u32]) -> Option<Vec<u32>> {
 }
 
 #[cold]
-fn overflow() -> Error {
+pub(crate) fn overflow() -> Error {
     Error::shape("a dimension overflows")
 }
 
@@ -262,97 +274,3 @@ macro_rules! operator {
 operator!(Add, add, checked_add);
 operator!(Sub, sub, checked_sub);
 operator!(Mul, mul, checked_mul);
-
-/// What shape rules need of a dimension. Rules are written once, for numbers (`u32`: eager ops and programs that run) and for
-/// polynomials ([`Dim`]: programs being described).
-pub trait Extent: Clone + PartialEq + fmt::Debug + fmt::Display {
-    /// A number.
-    ///
-    /// # Errors
-    /// `shape` if it does not fit.
-    fn of(value: u64) -> Result<Self, Error>;
-    /// The same dimension as a polynomial has.
-    ///
-    /// # Errors
-    /// `shape` if a number is asked for and there are symbols.
-    fn from_dim(dim: &Dim) -> Result<Self, Error>;
-    /// The value, if known.
-    fn known(&self) -> Option<u64>;
-    /// The sum.
-    ///
-    /// # Errors
-    /// `shape` on overflow.
-    fn plus(&self, other: &Self) -> Result<Self, Error>;
-    /// The difference.
-    ///
-    /// # Errors
-    /// `shape` if it is negative.
-    fn minus(&self, other: &Self) -> Result<Self, Error>;
-    /// The product.
-    ///
-    /// # Errors
-    /// `shape` on overflow.
-    fn times(&self, other: &Self) -> Result<Self, Error>;
-    /// The quotient, if exact.
-    fn over(&self, other: &Self) -> Option<Self>;
-}
-
-impl Extent for u32 {
-    fn of(value: u64) -> Result<Self, Error> {
-        Self::try_from(value).map_err(|_| Error::shape(format!("dimension {value} does not fit 32 bits")))
-    }
-    fn from_dim(dim: &Dim) -> Result<Self, Error> {
-        let value = dim.as_constant().ok_or_else(|| {
-            Error::shape(format!(
-                "dimension {dim} has symbols, which only programs know: pass a number"
-            ))
-        })?;
-        Self::of(value)
-    }
-    fn known(&self) -> Option<u64> {
-        Some(u64::from(*self))
-    }
-    fn plus(&self, other: &Self) -> Result<Self, Error> {
-        self.checked_add(*other).ok_or_else(overflow)
-    }
-    fn minus(&self, other: &Self) -> Result<Self, Error> {
-        self.checked_sub(*other)
-            .ok_or_else(|| Error::shape(format!("{self} - {other} is negative")))
-    }
-    fn times(&self, other: &Self) -> Result<Self, Error> {
-        self.checked_mul(*other).ok_or_else(overflow)
-    }
-    fn over(&self, other: &Self) -> Option<Self> {
-        (self.checked_rem(*other)? == 0).then(|| self / other)
-    }
-}
-
-impl Extent for Dim {
-    fn of(value: u64) -> Result<Self, Error> {
-        Ok(Self::constant(value))
-    }
-    fn from_dim(dim: &Dim) -> Result<Self, Error> {
-        Ok(dim.clone())
-    }
-    fn known(&self) -> Option<u64> {
-        self.as_constant()
-    }
-    fn plus(&self, other: &Self) -> Result<Self, Error> {
-        self.checked_add(other)
-    }
-    fn minus(&self, other: &Self) -> Result<Self, Error> {
-        let difference = self.checked_sub(other)?;
-        match difference.terms.as_slice() {
-            [(value, symbols)] if symbols.is_empty() && *value < 0 => {
-                Err(Error::shape(format!("{self} - {other} is negative")))
-            }
-            _ => Ok(difference),
-        }
-    }
-    fn times(&self, other: &Self) -> Result<Self, Error> {
-        self.checked_mul(other)
-    }
-    fn over(&self, other: &Self) -> Option<Self> {
-        self.try_div(other)
-    }
-}

@@ -2,20 +2,27 @@
 //!
 //! No I/O and no tensors: the host checks with it, the SDK records with it, the documentation is generated from it.
 
+mod attrs;
+mod cost;
+mod digest;
 mod dim;
 mod dtype;
 mod error;
+mod extent;
 pub mod program;
 mod rules;
 mod table;
+mod types;
 
-pub use dim::{Dim, Extent};
+pub use attrs::{attr_axis, attr_dtype, attr_flag, attr_float, normalise};
+pub use cost::{Cost, Form, Operand};
+pub use dim::Dim;
 pub use dtype::DType;
 pub use error::{Code, Error};
-pub use rules::{
-    Attr, Cost, Shape, Type, attr_axis, attr_dtype, attr_flag, attr_float, broadcast, check_shape, normalise, show,
-};
+pub use extent::Extent;
+pub use rules::broadcast;
 pub use table::{Accepts, AttrKind, AttrSpec, InputSpec, Occurs, Op, OpId, OpSpec, lookup, nearest, spec, table};
+pub use types::{Attr, Shape, Type, check_shape, show};
 
 /// The most dimensions of a tensor.
 pub const MAX_RANK: usize = 8;
@@ -28,3 +35,9 @@ pub const MAX_NODES: usize = 65_536;
 
 /// The most bytes of a program's constants together.
 pub const MAX_CONSTANT_BYTES: usize = 1 << 20;
+
+/// The most symbols of a program.
+pub const MAX_SYMBOLS: usize = 256;
+
+/// The most bytes of a program's description, constants and names included.
+pub const MAX_DESCRIPTION_BYTES: usize = 32 << 20;

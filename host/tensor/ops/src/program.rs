@@ -1,15 +1,11 @@
-//! A recorded tensor graph as plain data: its parts, its check, and the digest of its structure.
-
-use std::fmt::Write as _;
-
-use sha2::{Digest as _, Sha256};
+//! A recorded tensor graph as plain data: its parts and its check.
 
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::error::Error;
-use crate::rules::{Attr, Type, check_shape};
 use crate::table::{lookup, spec};
-use crate::{MAX_CONSTANT_BYTES, MAX_NODES, MAX_RANK};
+use crate::types::{Attr, Type, check_shape};
+use crate::{MAX_CONSTANT_BYTES, MAX_DESCRIPTION_BYTES, MAX_NODES, MAX_SYMBOLS};
 
 /// An input: its symbols take their values from the tensors passed to a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,37 +78,35 @@ impl Description {
         self.inputs.len() + self.weights.len() + self.constants.len()
     }
 
-    /// The sha256, in hex, of the canonical encoding: `maquette-program/1`, then each list with its length, each number as
-    /// little-endian 64 bits, each text with its length. Names of symbols and inputs, and locations, are left out: they change
-    /// no result.
-    pub fn digest(&self) -> String {
-        let mut e = Encoder(Sha256::new());
-        e.text("maquette-program/1");
-        e.list(&self.inputs, |e, input| {
-            e.text(input.dtype.name());
-            e.dims(&input.shape);
+    /// About how many bytes the description takes in memory.
+    pub fn bytes(&self) -> usize {
+        let dims = |dims: &[Dim]| {
+            let terms = dims.iter().flat_map(Dim::terms);
+            dims.len() * 24 + terms.map(|(_, symbols)| 32 + symbols.len() * 4).sum::<usize>()
+        };
+        let attr = |attr: &Attr| {
+            32 + match attr {
+                Attr::Ints(ints) => ints.len() * 8,
+                Attr::Dims(d) => dims(d),
+                _ => 0,
+            }
+        };
+        let symbols = self.symbols.iter().map(|name| 24 + name.len());
+        let inputs = self
+            .inputs
+            .iter()
+            .map(|input| 56 + input.name.len() + dims(&input.shape));
+        let weights = self
+            .weights
+            .iter()
+            .map(|weight| 80 + weight.file.len() + weight.name.len() + weight.shape.len() * 4);
+        let constants = self.constants.iter().map(|c| 56 + c.shape.len() * 4 + c.data.len());
+        let nodes = self.nodes.iter().map(|node| {
+            let attrs: usize = node.attrs.iter().map(attr).sum();
+            96 + node.op.len() + node.location.len() + node.inputs.len() * 4 + attrs
         });
-        e.list(&self.weights, |e, weight| {
-            e.text(&weight.file);
-            e.text(&weight.name);
-            e.text(weight.dtype.name());
-            e.list(&weight.shape, |e, dim| e.number(u64::from(*dim)));
-        });
-        e.list(&self.constants, |e, constant| {
-            e.text(constant.dtype.name());
-            e.list(&constant.shape, |e, dim| e.number(u64::from(*dim)));
-            e.bytes(&constant.data);
-        });
-        e.list(&self.nodes, |e, node| {
-            e.text(&node.op);
-            e.list(&node.inputs, |e, input| e.number(u64::from(*input)));
-            e.list(&node.attrs, Encoder::attr);
-        });
-        e.list(&self.outputs, |e, output| e.number(u64::from(*output)));
-        e.0.finalize().iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        let lists = symbols.chain(inputs).chain(weights).chain(constants).chain(nodes);
+        lists.fold(self.outputs.len() * 4, usize::saturating_add)
     }
 
     /// Checks everything that can be known before weights and inputs are: counts, order, ops, attributes, types. Returns the
@@ -121,6 +115,26 @@ impl Description {
     /// # Errors
     /// The first thing wrong, naming the node, its op, the shapes and where it was recorded.
     pub fn check(&self) -> Result<Vec<Type<Dim>>, Error> {
+        self.check_while(&mut || Ok(()))
+    }
+
+    /// [`Description::check`], asking before each node whether to go on.
+    ///
+    /// # Errors
+    /// As there, and what `go_on` says.
+    pub fn check_while(&self, go_on: &mut dyn FnMut() -> Result<(), Error>) -> Result<Vec<Type<Dim>>, Error> {
+        let size = self.bytes();
+        if size > MAX_DESCRIPTION_BYTES {
+            return Err(Error::quota(format!(
+                "a program's description takes {size} bytes; at most {MAX_DESCRIPTION_BYTES} are allowed"
+            )));
+        }
+        if self.symbols.len() > MAX_SYMBOLS {
+            return Err(Error::quota(format!(
+                "a program has {} symbols; at most {MAX_SYMBOLS} are allowed",
+                self.symbols.len()
+            )));
+        }
         if self.nodes.len() > MAX_NODES {
             return Err(Error::quota(format!(
                 "a program has {} nodes; at most {MAX_NODES} are allowed",
@@ -168,7 +182,7 @@ impl Description {
         }
         for (i, constant) in self.constants.iter().enumerate() {
             types.push(fixed(constant.dtype, &constant.shape, &format!("constant {i}"))?);
-            let wants = constant.shape.iter().map(|d| u64::from(*d)).product::<u64>() * constant.dtype.size() as u64;
+            let wants = Type::new(constant.dtype, constant.shape.iter().copied()).bytes();
             if constant.data.len() as u64 != wants {
                 return Err(Error::shape(format!(
                     "constant {i} has {} bytes; its shape takes {wants}",
@@ -177,6 +191,7 @@ impl Description {
             }
         }
         for (i, node) in self.nodes.iter().enumerate() {
+            go_on()?;
             let output = self.check_node(node, &types).map_err(|e| located(i, node, e))?;
             types.push(output);
         }
@@ -228,75 +243,6 @@ pub fn located(index: usize, node: &Node, mut error: Error) -> Error {
 }
 
 fn fixed(dtype: DType, shape: &[u32], name: &str) -> Result<Type<Dim>, Error> {
-    if shape.len() > MAX_RANK {
-        return Err(Error::shape(format!(
-            "{name}: {} dimensions; at most {MAX_RANK} are allowed",
-            shape.len()
-        )));
-    }
     check_shape(shape).map_err(|e| Error::shape(format!("{name}: {}", e.message)))?;
     Ok(Type::new(dtype, shape.iter().map(|dim| Dim::from(*dim))))
-}
-
-struct Encoder(Sha256);
-
-impl Encoder {
-    fn number(&mut self, value: u64) {
-        self.0.update(value.to_le_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.number(bytes.len() as u64);
-        self.0.update(bytes);
-    }
-
-    fn text(&mut self, text: &str) {
-        self.bytes(text.as_bytes());
-    }
-
-    fn list<T>(&mut self, items: &[T], mut each: impl FnMut(&mut Self, &T)) {
-        self.number(items.len() as u64);
-        for item in items {
-            each(self, item);
-        }
-    }
-
-    fn dims(&mut self, dims: &[Dim]) {
-        self.list(dims, |e, dim| {
-            e.list(dim.terms(), |e, (coefficient, symbols)| {
-                e.number(*coefficient as u64);
-                e.list(symbols, |e, symbol| e.number(u64::from(*symbol)));
-            });
-        });
-    }
-
-    fn attr(&mut self, attr: &Attr) {
-        match attr {
-            Attr::Unset => self.text("unset"),
-            Attr::Flag(flag) => {
-                self.text("flag");
-                self.number(u64::from(*flag));
-            }
-            Attr::Int(int) => {
-                self.text("int");
-                self.number(*int as u64);
-            }
-            Attr::Float(float) => {
-                self.text("float");
-                self.number(float.to_bits());
-            }
-            Attr::Ints(ints) => {
-                self.text("ints");
-                self.list(ints, |e, int| e.number(*int as u64));
-            }
-            Attr::Dims(dims) => {
-                self.text("dims");
-                self.dims(dims);
-            }
-            Attr::DType(dtype) => {
-                self.text("dtype");
-                self.text(dtype.name());
-            }
-        }
-    }
 }

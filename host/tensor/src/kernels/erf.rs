@@ -52,7 +52,7 @@ fn best(function: Function, input: &[f32], output: &mut [f32]) {
 
 /// Which of the two is computed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Function {
+pub(super) enum Function {
     /// The error function.
     Erf,
     /// `x * Phi(x)`.

@@ -1,0 +1,10 @@
+//! CPU kernels on plain slices: what candle lacks or is slow at.
+//!
+//! Nothing here knows of tensors, budgets or candle. A kernel takes slices and sizes that its caller has checked, says what they
+//! must be, and panics with a message where they are not; it allocates only what its documentation says. Results do not depend
+//! on how many threads there are.
+
+mod simd;
+pub mod team;
+
+pub use team::parallel;

@@ -1,0 +1,278 @@
+//! A program at given dimensions: each step's output type and attributes, and the peak of memory.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use maquette_ops::program::located;
+use maquette_ops::{Attr, Dim, Error, Form, Op, OpSpec, Operand, Type, attr_axis, check_shape, normalise};
+use smallvec::SmallVec;
+
+use super::{Place, Program, ProgramCost, Symbols};
+
+/// Steps of all kept plans of one program together; beyond, the plans are made anew.
+const MAX_KEPT_STEPS: usize = 20_000;
+
+/// A program at given dimensions.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<Planned>,
+    pub(super) outputs: Vec<Type<u32>>,
+    pub(super) cost: ProgramCost,
+}
+
+/// A step at given dimensions.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) ty: Type<u32>,
+    /// The attributes without symbols, where the description's have some.
+    pub(super) attrs: Option<Vec<Attr>>,
+}
+
+/// Plans made so far, by the values of the symbols.
+#[derive(Debug, Default)]
+pub(super) struct Plans(Mutex<HashMap<Symbols, Arc<Plan>>>);
+
+impl Plans {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Symbols, Arc<Plan>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self, symbols: &Symbols) -> Option<Arc<Plan>> {
+        self.lock().get(symbols).cloned()
+    }
+
+    pub(super) fn keep(&self, symbols: &Symbols, plan: &Arc<Plan>) {
+        let mut plans = self.lock();
+        if (plans.len() + 1) * plan.steps.len().max(32) > MAX_KEPT_STEPS {
+            plans.clear();
+        }
+        plans.insert(symbols.clone(), Arc::clone(plan));
+    }
+}
+
+/// What is known of a value while a plan is made.
+#[derive(Clone)]
+struct Value {
+    ty: Type<u32>,
+    strides: SmallVec<[usize; 8]>,
+    /// The memory that it lies in, if a run pays for it.
+    memory: Option<usize>,
+}
+
+impl Value {
+    /// In row-major order.
+    fn dense(ty: Type<u32>, memory: Option<usize>) -> Self {
+        Self {
+            strides: row_major(&ty.shape),
+            ty,
+            memory,
+        }
+    }
+
+    fn operand(&self) -> Operand<'_> {
+        Operand {
+            ty: &self.ty,
+            form: Form::of(&self.ty.shape, &self.strides),
+        }
+    }
+}
+
+/// Memory in use while a plan is followed: what each piece takes, and how many values lie in it.
+#[derive(Default)]
+struct Ledger {
+    pieces: Vec<(u64, u32)>,
+    live: u64,
+    peak: u64,
+}
+
+impl Ledger {
+    fn take(&mut self, bytes: u64) -> usize {
+        self.live = self.live.saturating_add(bytes);
+        self.pieces.push((bytes, 1));
+        self.pieces.len() - 1
+    }
+
+    fn share(&mut self, piece: Option<usize>) -> Option<usize> {
+        self.pieces[piece?].1 += 1;
+        piece
+    }
+
+    fn release(&mut self, piece: Option<usize>) {
+        let Some(piece) = piece else { return };
+        let (bytes, values) = &mut self.pieces[piece];
+        *values -= 1;
+        if *values == 0 {
+            self.live = self.live.saturating_sub(*bytes);
+        }
+    }
+
+    fn need(&mut self, bytes: u64) {
+        self.peak = self.peak.max(self.live.saturating_add(bytes));
+    }
+}
+
+impl Plan {
+    pub(super) fn new(program: &Program, symbols: &[u32]) -> Result<Self, Error> {
+        let mut inputs = Vec::with_capacity(program.description.inputs.len());
+        for input in &program.description.inputs {
+            let shape = input.shape.iter().map(|dim| dim.eval(symbols));
+            let ty = Type::new(input.dtype, shape.collect::<Result<Vec<_>, _>>()?);
+            check_shape(&ty.shape).map_err(|e| Error::shape(format!("input `{}`: {}", input.name, e.message)))?;
+            inputs.push(Value::dense(ty, None));
+        }
+        let bound = program.bound.iter().map(|tensor| Value {
+            ty: tensor.ty.clone(),
+            strides: tensor.inner.stride().into(),
+            memory: None,
+        });
+        let bound: Vec<Value> = bound.collect();
+        let tables = program.tables.iter().map(|table| Value::dense(table.ty.clone(), None));
+        let tables: Vec<Value> = tables.collect();
+
+        let mut ledger = Ledger::default();
+        let mut computed: Vec<Value> = Vec::with_capacity(program.steps.len());
+        let mut steps = Vec::with_capacity(program.steps.len());
+        let mut flops = 0_u64;
+        for step in &program.steps {
+            let node = &program.description.nodes[step.node as usize];
+            let place = |e| located(step.node as usize, node, e);
+            let resolved = concrete(&node.attrs, symbols).map_err(place)?;
+            let attrs = resolved.as_deref().unwrap_or(&node.attrs);
+            let (value, temporary_bytes) = {
+                let find = |place: &Place| match *place {
+                    Place::Input(at) => inputs.get(at as usize),
+                    Place::Bound(at) => bound.get(at as usize),
+                    Place::Table(at) => tables.get(at as usize),
+                    Place::Step(at) => computed.get(at as usize),
+                };
+                let values: Option<SmallVec<[&Value; 4]>> = step.inputs.iter().map(find).collect();
+                let values = values.ok_or_else(|| Error::internal("a value of the program has no type"))?;
+                let types: SmallVec<[&Type<u32>; 4]> = values.iter().map(|value| &value.ty).collect();
+                let ty = step.spec.infer_refs(&types, attrs).map_err(place)?;
+                let operands: SmallVec<[Operand<'_>; 4]> = values.iter().map(|value| value.operand()).collect();
+                let cost = step.spec.cost(&operands, attrs, &ty);
+                flops = flops.saturating_add(cost.flops);
+                let output = match values.first() {
+                    Some(first) if cost.shares => Value {
+                        strides: shared_strides(step.spec, attrs, first, &ty),
+                        ty,
+                        memory: ledger.share(first.memory),
+                    },
+                    _ => {
+                        let memory = Some(ledger.take(cost.output_bytes));
+                        let mut value = Value::dense(ty, memory);
+                        if step.spec.op == Op::Full && value.ty.elements() > 0 {
+                            value.strides.fill(0);
+                        }
+                        value
+                    }
+                };
+                (output, cost.temporary_bytes)
+            };
+            ledger.need(temporary_bytes);
+            let ty = value.ty.clone();
+            computed.push(value);
+            for gone in &step.last_uses {
+                ledger.release(computed[*gone as usize].memory);
+            }
+            steps.push(Planned { ty, attrs: resolved });
+        }
+        let mut outputs = Vec::with_capacity(program.outputs.len());
+        let mut copies = 0_u64;
+        for place in &program.outputs {
+            let value = match *place {
+                Place::Input(at) => inputs.get(at as usize),
+                Place::Bound(at) => bound.get(at as usize),
+                Place::Table(at) => tables.get(at as usize),
+                Place::Step(at) => computed.get(at as usize),
+            };
+            let value = value.ok_or_else(|| Error::internal("an output of the program has no type"))?;
+            // Inputs and weights are handed on as they are. A computed output that sees a part of something larger, or a part
+            // of an input, is copied out of it.
+            let computed = matches!(place, Place::Step(_));
+            let whole = value.operand().form == Form::Dense
+                && value
+                    .memory
+                    .is_some_and(|piece| ledger.pieces[piece].0 == value.ty.bytes());
+            if computed && !whole {
+                copies = copies.saturating_add(value.ty.bytes());
+            }
+            outputs.push(value.ty.clone());
+        }
+        ledger.need(copies);
+        Ok(Self {
+            steps,
+            outputs,
+            cost: ProgramCost {
+                flops,
+                peak_bytes: ledger.peak,
+            },
+        })
+    }
+}
+
+/// Attributes without symbols, if some have any.
+pub(super) fn concrete(attrs: &[Attr], symbols: &[u32]) -> Result<Option<Vec<Attr>>, Error> {
+    if !attrs.iter().any(|attr| matches!(attr, Attr::Dims(_))) {
+        return Ok(None);
+    }
+    let number = |dim: &Dim| Ok(i64::from(dim.eval(symbols)?));
+    let each = attrs.iter().map(|attr| match attr {
+        Attr::Dims(dims) => Ok(Attr::Ints(dims.iter().map(number).collect::<Result<_, Error>>()?)),
+        other => Ok(other.clone()),
+    });
+    each.collect::<Result<_, _>>().map(Some)
+}
+
+fn row_major(shape: &[u32]) -> SmallVec<[usize; 8]> {
+    let mut strides = SmallVec::from_elem(1, shape.len());
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i].max(1) as usize;
+    }
+    strides
+}
+
+/// The strides of an output that lies in its first input's memory.
+fn shared_strides(spec: &OpSpec, attrs: &[Attr], input: &Value, output: &Type<u32>) -> SmallVec<[usize; 8]> {
+    if output.elements() == 0 || spec.op == Op::Reshape {
+        return row_major(&output.shape);
+    }
+    let rank = input.ty.shape.len();
+    let axis = |at: usize, rank: usize| attr_axis(spec, attrs, at).and_then(|axis| normalise(axis, rank).ok());
+    let mut strides = input.strides.clone();
+    match spec.op {
+        Op::Transpose => {
+            if let (Some(a), Some(b)) = (axis(0, rank), axis(1, rank)) {
+                strides.swap(a, b);
+            }
+        }
+        Op::Permute => {
+            let order: &[i64] = match attrs.first() {
+                Some(Attr::Ints(order)) => order,
+                _ => &[],
+            };
+            let order = order.iter().filter_map(|axis| normalise(*axis, rank).ok());
+            strides = order.map(|axis| input.strides[axis]).collect();
+        }
+        Op::Squeeze => {
+            if let Some(at) = axis(0, rank) {
+                strides.remove(at);
+            }
+        }
+        Op::Unsqueeze | Op::Stack => {
+            if let Some(at) = axis(0, rank + 1) {
+                strides.insert(at, 1);
+            }
+        }
+        Op::BroadcastTo => {
+            let added = output.shape.len() - rank;
+            strides = SmallVec::from_elem(0, added);
+            for (i, stride) in input.strides.iter().enumerate() {
+                let repeats = input.ty.shape[i] != output.shape[added + i];
+                strides.push(if repeats { 0 } else { *stride });
+            }
+        }
+        _ => {}
+    }
+    strides
+}
