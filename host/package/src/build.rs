@@ -1,9 +1,11 @@
 //! Building a guest: cargo with the right compiler, linker, flags and target folder; or a component that is there already.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::manifest::Manifest;
 use crate::process::{self, Failure, Stream};
@@ -63,37 +65,89 @@ pub fn build_with(
         &guest.id,
     ];
     arguments.push("--message-format=json-render-diagnostics");
-    let mut command = toolchain.cargo(&arguments)?;
-    configure(&mut command, dir, options)?;
-    command.arg("--target-dir").arg(&target).current_dir(dir);
     let what = format!("building {}", guest.package);
     progress.say(&what);
-    progress.begin(&what, None);
-    let finished = {
-        let progress = std::cell::RefCell::new(&mut *progress);
-        process::run(
-            &mut command,
-            LIMIT,
-            |stream, line| {
-                // What cargo says as it goes; what the compiler complains about comes with the error, or below.
-                if stream == Stream::Err && is_status(line) {
-                    progress.borrow_mut().say(line.trim_end());
-                }
-            },
-            || progress.borrow_mut().advance(0),
-        )
-    };
-    progress.end();
-    let finished = finished.map_err(|failure| not_run(dir, failure))?;
-    if !finished.success() {
-        return Err(failed(dir, &finished.err));
+    let _turn = turn(&target)?;
+    let mut again = false;
+    loop {
+        let mut command = toolchain.cargo(&arguments)?;
+        configure(&mut command, dir, options)?;
+        command.arg("--target-dir").arg(&target).current_dir(dir);
+        progress.begin(&what, None);
+        let finished = {
+            let progress = std::cell::RefCell::new(&mut *progress);
+            process::run(
+                &mut command,
+                LIMIT,
+                |stream, line| {
+                    // What cargo says as it goes; what the compiler complains about comes with the error, or below.
+                    if stream == Stream::Err && is_status(line) {
+                        progress.borrow_mut().say(line.trim_end());
+                    }
+                },
+                || progress.borrow_mut().advance(0),
+            )
+        };
+        progress.end();
+        let finished = finished.map_err(|failure| not_run(dir, failure))?;
+        if !finished.success() {
+            return Err(failed(dir, &finished.err));
+        }
+        remarks(&finished.err).for_each(|line| progress.say(line));
+        let built = component(&finished.out, &guest.manifest).ok_or_else(|| {
+            let what = format!("the package `{}` built, but made no component", guest.package);
+            let help = "add to its Cargo.toml:\n[lib]\ncrate-type = [\"cdylib\"]";
+            Error::Build(Note::new(dir.display(), what, help))
+        })?;
+        let trusted = again || !built.fresh;
+        if let Some(own) = keep(&target, &guest.manifest, &built.path, trusted)? {
+            return Ok(own);
+        }
+        again = true;
     }
-    remarks(&finished.err).for_each(|line| progress.say(line));
-    component(&finished.out, &guest.manifest).ok_or_else(|| {
-        let what = format!("the package `{}` built, but made no component", guest.package);
-        let help = "add to its Cargo.toml:\n[lib]\ncrate-type = [\"cdylib\"]";
-        Error::Build(Note::new(dir.display(), what, help))
-    })
+}
+
+/// Waits until no other guest is being built into the same folder.
+fn turn(target: &Path) -> Result<File> {
+    let path = target.join("building.lock");
+    let file = File::create(&path).map_err(Error::io("create", &path))?;
+    file.lock().map_err(Error::io("lock", &path))?;
+    Ok(file)
+}
+
+/// What cargo made of a package.
+struct Built {
+    path: PathBuf,
+    /// Cargo found it there, as it believes of this package.
+    fresh: bool,
+}
+
+/// Copies the component to a place that is this guest's alone. Cargo names a component after its package and nothing else, so
+/// that in one target folder those of two packages of one name overwrite each other, and takes the other's for its own: then
+/// the component is removed, and there is no copy but a need to build again.
+fn keep(target: &Path, manifest: &Path, path: &Path, trusted: bool) -> Result<Option<PathBuf>> {
+    let name = path.file_name().unwrap_or_default();
+    let owner = path.with_extension("of");
+    let this = manifest.to_string_lossy();
+    if !trusted && std::fs::read(&owner).ok().as_deref() != Some(this.as_bytes()) {
+        let deps = path.with_file_name("deps").join(name);
+        for stale in [path, deps.as_path()] {
+            match std::fs::remove_file(stale) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", stale)(e)),
+                _ => {}
+            }
+        }
+        return Ok(None);
+    }
+    std::fs::write(&owner, this.as_bytes()).map_err(Error::io("write", &owner))?;
+    let place = hex::encode(Sha256::digest(this.as_bytes()));
+    let folder = target.join("components").join(&place[..16]);
+    folder::create(&folder)?;
+    let own = folder.join(name);
+    let fresh = folder.join("copying");
+    std::fs::copy(path, &fresh).map_err(Error::io("copy", path))?;
+    std::fs::rename(&fresh, &own).map_err(Error::io("write", &own))?;
+    Ok(Some(own))
 }
 
 /// The component that the manifest names as built already, if it names one: `[component] path`.
@@ -233,7 +287,7 @@ fn configure(command: &mut std::process::Command, dir: &Path, options: &Options)
 }
 
 /// The component among cargo's messages.
-fn component(messages: &[String], manifest: &Path) -> Option<PathBuf> {
+fn component(messages: &[String], manifest: &Path) -> Option<Built> {
     let artifacts = messages
         .iter()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -241,9 +295,15 @@ fn component(messages: &[String], manifest: &Path) -> Option<PathBuf> {
         .filter(|m| {
             m["reason"] == "compiler-artifact" && m["manifest_path"].as_str().is_some_and(|p| Path::new(p) == manifest)
         })
-        .flat_map(|m| m["filenames"].as_array().cloned().unwrap_or_default())
-        .filter_map(|f| f.as_str().map(PathBuf::from))
-        .rfind(|path| path.extension().is_some_and(|e| e == "wasm"))
+        .filter_map(|m| {
+            let files = m["filenames"].as_array()?.iter().filter_map(Value::as_str);
+            let path = files
+                .map(PathBuf::from)
+                .rfind(|path| path.extension().is_some_and(|e| e == "wasm"))?;
+            let fresh = m["fresh"] == true;
+            Some(Built { path, fresh })
+        })
+        .last()
 }
 
 /// Whether a line of cargo's is about what it is doing: its verb ends at column 12.
