@@ -4,7 +4,9 @@
 //! must be, and panics with a message where they are not; it allocates only what its documentation says. Results do not depend
 //! on how many threads there are.
 
+pub mod attention;
 pub mod gemm;
+pub mod kv;
 pub mod math;
 mod simd;
 pub mod team;
