@@ -1,12 +1,15 @@
 //! What each op of the table does on a CPU: candle's kernels where they are sound, ours where they are not. Types have been
 //! checked and paid for; every output is dense and has memory of its own, unless the table says that it shares its input's.
 
+mod dense;
 mod erf;
 mod integers;
 mod join;
 mod matrix;
 mod norm;
 pub(crate) mod rows;
+mod selection;
+mod sequence;
 
 use candle_core::{D, DType as Candle, Device, Tensor, WithDType};
 use maquette_ops::{Attr, DType, Error, Op, OpSpec, Type, attr_axis, attr_float, normalise};
@@ -172,6 +175,42 @@ impl Kernel<'_> {
             Op::LayerNorm => norm::layer_norm(x, self.input(1)?, self.inputs.get(2).copied(), self.float(0)? as f32)?,
             Op::RmsNorm => norm::rms_norm(x, self.input(1)?, self.float(0)? as f32)?,
             Op::Full | Op::Arange => return Err(Error::internal("an op that takes no input was given one").into()),
+            Op::Sample
+            | Op::Argsort
+            | Op::Topk
+            | Op::Gather
+            | Op::Scatter
+            | Op::ScatterAdd
+            | Op::IndexAdd
+            | Op::PadReflect
+            | Op::PadReplicate
+            | Op::ResizeNearest1d
+            | Op::Tril
+            | Op::Triu
+            | Op::Flip
+            | Op::Roll
+            | Op::Repeat
+            | Op::RepeatInterleave
+            | Op::OneHot => self.selection(op, x)?,
+            Op::Cumsum
+            | Op::Cumprod
+            | Op::Conv1d
+            | Op::ConvTranspose1d
+            | Op::Lstm
+            | Op::Gru
+            | Op::ResizeLinear1d
+            | Op::Stft
+            | Op::Istft
+            | Op::Logsumexp
+            | Op::Var
+            | Op::L2Normalize
+            | Op::Rem
+            | Op::Pow
+            | Op::Atan2
+            | Op::Log1p
+            | Op::Expm1
+            | Op::Snake
+            | Op::Glu => self.sequence(op, x)?,
         })
     }
 

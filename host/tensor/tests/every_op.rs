@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
+#[path = "references/sequence.rs"]
+mod sequence;
 
 use common::{Plain, Random, in_some_layout, read, rounded, scope};
 use maquette_tensor::ops::{Attr, DType, Dim, Op, OpId, OpSpec, Type, table};
@@ -560,6 +562,42 @@ fn example(random: &mut Random, op: Op) -> Example {
                 expected,
             )
         }
+        Op::Sample
+        | Op::Argsort
+        | Op::Topk
+        | Op::Gather
+        | Op::Scatter
+        | Op::ScatterAdd
+        | Op::IndexAdd
+        | Op::Conv1d
+        | Op::ConvTranspose1d
+        | Op::Cumsum
+        | Op::Cumprod
+        | Op::PadReflect
+        | Op::PadReplicate
+        | Op::Lstm
+        | Op::Gru
+        | Op::ResizeLinear1d
+        | Op::ResizeNearest1d
+        | Op::Stft
+        | Op::Istft
+        | Op::Tril
+        | Op::Triu
+        | Op::Flip
+        | Op::Roll
+        | Op::Repeat
+        | Op::RepeatInterleave
+        | Op::OneHot
+        | Op::Logsumexp
+        | Op::Var
+        | Op::L2Normalize
+        | Op::Rem
+        | Op::Pow
+        | Op::Atan2
+        | Op::Log1p
+        | Op::Expm1
+        | Op::Snake
+        | Op::Glu => sequence::example(random, op),
     }
 }
 

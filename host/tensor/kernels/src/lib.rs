@@ -5,10 +5,23 @@
 //! on how many threads there are.
 
 pub mod attention;
+pub mod conv1d;
+pub mod elementwise;
+pub mod fft;
 pub mod gemm;
+pub mod groups;
 pub mod kv;
 pub mod math;
+pub mod philox;
+pub mod recurrent;
+pub mod reduce;
+pub mod resize1d;
+pub mod sample;
+pub mod scan;
+pub mod select;
 mod simd;
+pub mod sort;
+pub mod spectrum;
 pub mod team;
 
 pub use team::parallel;

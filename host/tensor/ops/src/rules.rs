@@ -1,11 +1,12 @@
 //! What each op returns for what it is given: element types and shapes. Written once, for numbers and for polynomials.
 
+mod sequence;
 mod shapes;
 
 use smallvec::SmallVec;
 
 use crate::MAX_RANK;
-use crate::attrs::{attr_axis, attr_dtype, attr_flag, attr_float, normalise};
+use crate::attrs::{attr_axis, attr_dtype, attr_flag, attr_float, attr_int, normalise};
 use crate::dtype::DType;
 use crate::error::Error;
 use crate::extent::Extent;
@@ -303,6 +304,42 @@ impl<E: Extent> Rule<'_, E> {
                     shape: std::iter::once(len).collect(),
                 })
             }
+            Op::Sample
+            | Op::Argsort
+            | Op::Topk
+            | Op::Gather
+            | Op::Scatter
+            | Op::ScatterAdd
+            | Op::IndexAdd
+            | Op::Conv1d
+            | Op::ConvTranspose1d
+            | Op::Cumsum
+            | Op::Cumprod
+            | Op::PadReflect
+            | Op::PadReplicate
+            | Op::Lstm
+            | Op::Gru
+            | Op::ResizeLinear1d
+            | Op::ResizeNearest1d
+            | Op::Stft
+            | Op::Istft
+            | Op::Tril
+            | Op::Triu
+            | Op::Flip
+            | Op::Roll
+            | Op::Repeat
+            | Op::RepeatInterleave
+            | Op::OneHot
+            | Op::Logsumexp
+            | Op::Var
+            | Op::L2Normalize
+            | Op::Rem
+            | Op::Pow
+            | Op::Atan2
+            | Op::Log1p
+            | Op::Expm1
+            | Op::Snake
+            | Op::Glu => self.sequence(),
         }
     }
 
@@ -391,6 +428,18 @@ impl<E: Extent> Rule<'_, E> {
         attr_float(self.spec, self.attrs, at)
             .filter(|value| !value.is_nan())
             .ok_or_else(|| self.misfit(at))
+    }
+
+    /// An integer between two numbers.
+    fn int(&self, at: usize, least: i64, most: i64) -> Result<i64, Error> {
+        let value = attr_int(self.spec, self.attrs, at).ok_or_else(|| self.misfit(at))?;
+        if (least..=most).contains(&value) {
+            return Ok(value);
+        }
+        Err(Error::invalid_input(format!(
+            "attribute `{}` is {value}; it must be from {least} to {most}",
+            self.spec.attrs[at].name
+        )))
     }
 
     fn dtype(&self, at: usize) -> Result<DType, Error> {
