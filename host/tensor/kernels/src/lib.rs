@@ -7,7 +7,11 @@
 pub mod attention;
 pub mod gemm;
 pub mod kv;
+pub mod map;
 pub mod math;
+pub mod norm;
+mod parts;
+pub mod rope;
 mod simd;
 pub mod team;
 
