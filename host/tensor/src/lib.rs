@@ -11,6 +11,7 @@
 compile_error!("elements cross the boundary as they lie in memory, which must be little-endian");
 
 mod budget;
+mod buffers;
 mod kernels;
 mod program;
 mod resident;

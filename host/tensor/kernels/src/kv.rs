@@ -46,7 +46,10 @@ impl Page {
     /// If there is no such head or place, or the vectors are of other sizes.
     pub fn set(&mut self, place: usize, head: usize, key: &[f32], value: &[f32]) {
         assert!(place < PAGE && head < self.heads, "place {place}, head {head}");
-        assert!(key.len() == self.width && value.len() == self.value_width, "a key and a value of other sizes");
+        assert!(
+            key.len() == self.width && value.len() == self.value_width,
+            "a key and a value of other sizes"
+        );
         let panel = &mut self.keys[head * self.width * PAGE + place / NR * NR * self.width..][..NR * self.width];
         for (row, element) in panel.chunks_exact_mut(NR).zip(key) {
             row[place % NR] = *element;

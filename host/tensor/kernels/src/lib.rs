@@ -11,6 +11,7 @@ pub mod map;
 pub mod math;
 pub mod norm;
 mod parts;
+pub mod quantized;
 pub mod rope;
 mod simd;
 pub mod team;

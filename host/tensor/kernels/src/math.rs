@@ -1,6 +1,9 @@
 //! Functions of one f32, written so that a loop over them is compiled to vectors. Errors are held against float64 below.
 
-#![allow(clippy::inline_always, reason = "what is not inlined is not compiled for the caller's instruction set")]
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the caller's instruction set"
+)]
 
 /// `e^x` within 2 units in the last place; 0 below -87.3, infinity above 88.7. Cody and Waite's reduction, and the polynomial of
 /// degree 6 that Cephes' `expf` has.

@@ -42,6 +42,15 @@ pub fn attr_axis(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<i64> {
     }
 }
 
+/// An integer attribute or its default.
+pub fn attr_int(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<i64> {
+    match (attrs.get(at), spec.attrs.get(at)?.kind) {
+        (Some(Attr::Int(value)), _) => Some(*value),
+        (None | Some(Attr::Unset), AttrKind::Int(default)) => default,
+        _ => None,
+    }
+}
+
 /// A place among `rank` dimensions.
 ///
 /// # Errors

@@ -1,11 +1,12 @@
 //! What each op returns for what it is given: element types and shapes. Written once, for numbers and for polynomials.
 
+mod attention;
 mod shapes;
 
 use smallvec::SmallVec;
 
 use crate::MAX_RANK;
-use crate::attrs::{attr_axis, attr_dtype, attr_flag, attr_float, normalise};
+use crate::attrs::{attr_axis, attr_dtype, attr_flag, attr_float, attr_int, normalise};
 use crate::dtype::DType;
 use crate::error::Error;
 use crate::extent::Extent;
@@ -282,6 +283,9 @@ impl<E: Extent> Rule<'_, E> {
                     Err(Error::invalid_input(format!("eps is {eps}; it must be positive")))
                 }
             }
+            Op::Rope => self.rope(),
+            Op::Attention => self.attention(),
+            Op::CachedAttention => self.cached_attention(),
             Op::Full => {
                 let value = self.float(1)?;
                 let dtype = self.dtype(2)?;
@@ -391,6 +395,20 @@ impl<E: Extent> Rule<'_, E> {
         attr_float(self.spec, self.attrs, at)
             .filter(|value| !value.is_nan())
             .ok_or_else(|| self.misfit(at))
+    }
+
+    /// An integer attribute from a range.
+    fn int(&self, at: usize, range: std::ops::RangeInclusive<i64>) -> Result<i64, Error> {
+        let value = attr_int(self.spec, self.attrs, at).ok_or_else(|| self.misfit(at))?;
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        Err(Error::invalid_input(format!(
+            "{} is {value}; it must be from {} to {}",
+            self.spec.attrs[at].name,
+            range.start(),
+            range.end()
+        )))
     }
 
     fn dtype(&self, at: usize) -> Result<DType, Error> {

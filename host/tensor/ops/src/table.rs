@@ -50,6 +50,8 @@ pub enum AttrKind {
     Axis(Option<i64>),
     /// A number.
     Float(Option<f64>),
+    /// An integer.
+    Int(Option<i64>),
     /// Axes; all of them if there are none.
     Axes,
     /// A shape; required.
@@ -213,6 +215,16 @@ table! {
         "A tensor of one number, which takes no more memory than that number.";
     Arange "arange" &[], &[attr("len", K::Size), attr("start", K::Float(Some(0.0))), attr("step", K::Float(Some(1.0))),
         attr("dtype", K::DType(Some(DType::U32)))], "`start + i * step` for i from 0 to `len`.";
+    Rope "rope" &[x("x", Accepts::Float), x("positions", Accepts::Index), optional("frequencies", Accepts::Float)],
+        &[attr("base", K::Float(Some(10_000.0))), attr("interleaved", K::Flag(false))],
+        "Rotary embedding (Su et al., 2021) of x `[b, t, heads, width]` at positions `[t]` or `[b, t]`: pairs `(i, i + n)`, or interleaved `(2i, 2i + 1)`, are turned by `position * frequency[i]`; frequencies `[n]` turn the first `2n` elements, and are `base^(-2i / width)` for all if not given.";
+    Attention "attention" &[x("q", Accepts::Float), x("k", Accepts::Float), x("v", Accepts::Float), optional("bias", Accepts::Float)],
+        &[attr("scale", K::Float(Some(0.0))), attr("causal", K::Flag(false)), attr("window", K::Int(Some(0))), attr("cap", K::Float(Some(0.0)))],
+        "`softmax(scale * q k^T + bias) v` for q `[b, t, heads, d]`, k `[b, s, kv heads, d]`, v `[b, s, kv heads, e]`: `[b, t, heads, e]`. Heads share keys in groups; the bias broadcasts to `[b, heads, t, s]`; a scale of 0 is `1 / sqrt(d)`; causal, the last query is at the last key; a window bounds how many keys are seen, a cap makes scores `cap * tanh(score / cap)` (Vaswani et al., 2017; Dao et al., 2022). What sees nothing is 0.";
+    CachedAttention "cached_attention" &[x("q", Accepts::Float), x("k", Accepts::Float), x("v", Accepts::Float)],
+        &[attr("cache", K::Int(Some(0))), attr("layer", K::Int(None)), attr("scale", K::Float(Some(0.0))), attr("window", K::Int(Some(0))),
+        attr("cap", K::Float(Some(0.0)))],
+        "Appends k and v `[1, t, kv heads, d]` to a layer of a cache and attends causally to all that it holds: as `attention/1` with keys from the start. Only in programs, which append to each layer of their caches once; the cache grows when the run succeeds.";
 }
 
 /// The whole table.
@@ -297,6 +309,8 @@ impl OpSpec {
                 K::Flag(default) => format!("flag = {default}"),
                 K::Axis(None) => "axis".to_owned(),
                 K::Axis(Some(default)) => format!("axis = {default}"),
+                K::Int(None) => "integer".to_owned(),
+                K::Int(Some(default)) => format!("integer = {default}"),
                 K::Float(None) => "number".to_owned(),
                 K::Float(Some(default)) => format!("number = {default}"),
                 K::Axes => "axes".to_owned(),

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use super::plan::{Plans, concrete};
 use super::{Place, Program, Step, Table};
 use crate::WeightStore;
+use crate::buffers::Buffers;
 use crate::kernels;
 use crate::safetensors::WeightFile;
 use crate::scope::guard;
@@ -269,7 +270,7 @@ fn fold(
         return Ok(None);
     }
     let list: SmallVec<[&candle_core::Tensor; 4]> = inputs.iter().map(|input| &input.inner).collect();
-    let inner = guard(spec, || kernels::run(spec, &list, attrs, &ty))?;
+    let inner = guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?;
     let owner = match (cost.shares, inputs.first()) {
         (true, Some(first)) => first.owner.clone(),
         _ => Owner::Program,
