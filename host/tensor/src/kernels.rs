@@ -9,6 +9,8 @@ mod matrix;
 mod norm;
 pub(crate) mod rows;
 
+pub(crate) use dense::elements;
+
 use candle_core::{D, DType as Candle, Device, Tensor, WithDType};
 use maquette_kernels::kv::Page;
 use maquette_ops::{Attr, DType, Error, Op, OpSpec, Type, attr_axis, attr_float, normalise};
@@ -172,7 +174,8 @@ impl Kernel<'_> {
             Op::Gelu => x.gelu()?,
             Op::GeluErf | Op::Erf if x.dtype() == Candle::F32 => {
                 let x = x.contiguous()?;
-                self.dense(op, &x).ok_or_else(|| Error::internal("a dense tensor that is none"))??
+                self.dense(op, &x)
+                    .ok_or_else(|| Error::internal("a dense tensor that is none"))??
             }
             Op::GeluErf => x.gelu_erf()?,
             Op::Erf => x.erf()?,
@@ -223,7 +226,9 @@ impl Kernel<'_> {
             Op::Rope => self.rope(x)?,
             Op::Attention => self.attention(x)?,
             Op::CachedAttention => {
-                return Err(Error::unsupported("only a program can append to a cache: record one with `compile`").into());
+                return Err(
+                    Error::unsupported("only a program can append to a cache: record one with `compile`").into(),
+                );
             }
             Op::Softmax => self.softmax(x, self.axis(0, x.rank())?)?,
             Op::LogSoftmax => norm::log_softmax(x, self.axis(0, x.rank())?)?,

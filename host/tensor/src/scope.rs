@@ -16,8 +16,8 @@ use crate::buffers::Buffers;
 use crate::kernels;
 use crate::program::Program;
 use crate::runtime::Runtime;
-use crate::safetensors::WeightFile;
 use crate::tensor::{self, Owner, Tensor};
+use crate::weight_file::WeightFile;
 
 /// When a call has to stop.
 #[derive(Clone, Debug, Default)]

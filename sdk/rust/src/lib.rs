@@ -39,6 +39,7 @@
 // Lets the derived code name this crate from inside it, too.
 extern crate self as maquette;
 
+mod cache;
 mod error;
 mod export;
 mod file;
@@ -52,6 +53,7 @@ mod package;
 mod record;
 pub mod run;
 mod shape;
+mod stream;
 mod tensor;
 #[cfg(feature = "text")]
 pub mod text;
@@ -78,6 +80,7 @@ pub mod private {
     pub use serde_json::{Map, Value, json};
 }
 
+pub use cache::{CacheSpec, KvCache};
 pub use error::{Context, Error, Result};
 pub use file::{File, FileWriter};
 pub use input::{Field, Input};
@@ -93,9 +96,10 @@ pub use maquette_sdk_derive::Output;
 pub use model::Model;
 pub use output::Output;
 pub use package::Package;
-pub use record::{Outputs, Program, Recorder, compile};
+pub use record::{CacheSlot, Outputs, Program, Recorder, compile};
 pub use shape::{IntoDim, IntoShape};
-pub use tensor::Tensor;
+pub use stream::{Stream, TextStream};
+pub use tensor::{Attend, Tensor};
 pub use weights::Weights;
 
 /// Everything that most models use.
@@ -106,7 +110,7 @@ pub mod prelude {
     #[cfg(feature = "text")]
     pub use crate::text;
     pub use crate::{
-        Context, DType, Dim, Error, File, FileWriter, Input, Model, Output, Package, Program, Recorder, Result, Tensor,
-        Weights, compile,
+        Attend, CacheSpec, Context, DType, Dim, Error, File, FileWriter, Input, KvCache, Model, Output, Package,
+        Program, Recorder, Result, Stream, Tensor, TextStream, Weights, compile,
     };
 }

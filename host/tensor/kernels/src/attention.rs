@@ -609,7 +609,8 @@ mod tests {
                 let mut pages: Vec<Page> = (0..keys.div_ceil(PAGE)).map(|_| Page::new(kv_heads, width, value_width)).collect();
                 for (j, (key, value)) in k.chunks_exact(kv_heads * width).zip(v.chunks_exact(kv_heads * value_width)).enumerate() {
                     for h in 0..kv_heads {
-                        pages[j / PAGE].set(j % PAGE, h, &key[h * width..][..width], &value[h * value_width..][..value_width]);
+                        pages[j / PAGE].set_key(j % PAGE, h, &key[h * width..][..width]);
+                        pages[j / PAGE].set_value(j % PAGE, h, &value[h * value_width..][..value_width]);
                     }
                 }
                 let pages: Vec<&Page> = pages.iter().collect();

@@ -97,7 +97,10 @@ impl Format {
 
     /// Whether scales and offsets are exact as f16.
     const fn half_scales(self) -> bool {
-        matches!(self, Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Q8_1)
+        matches!(
+            self,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Q8_1
+        )
     }
 
     /// The codes of a block, and a scale and an offset for each [`Format::group`] of them.
@@ -125,12 +128,18 @@ impl Format {
                 let d = half(0);
                 scales[0] = (d, -128.0 * d);
                 let bytes = &block[if self == Self::Q8_0 { 2 } else { 4 }..];
-                codes.iter_mut().zip(bytes).for_each(|(code, byte)| *code = signed(*byte));
+                codes
+                    .iter_mut()
+                    .zip(bytes)
+                    .for_each(|(code, byte)| *code = signed(*byte));
             }
             Self::Q8K => {
                 let d = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
                 scales.fill((d, -128.0 * d));
-                codes.iter_mut().zip(&block[4..]).for_each(|(code, byte)| *code = signed(*byte));
+                codes
+                    .iter_mut()
+                    .zip(&block[4..])
+                    .for_each(|(code, byte)| *code = signed(*byte));
             }
             Self::Q2K => {
                 let (d, least) = (half(80), half(82));
@@ -199,7 +208,9 @@ impl Format {
 
     /// Bytes of a row of so many weights, if it is whole blocks.
     pub fn row_bytes(self, width: usize) -> Option<usize> {
-        width.is_multiple_of(self.block()).then(|| width / self.block() * self.bytes())
+        width
+            .is_multiple_of(self.block())
+            .then(|| width / self.block() * self.bytes())
     }
 
     /// Widens a row, or several, to f32.
@@ -207,13 +218,20 @@ impl Format {
     /// # Panics
     /// If `bytes` and `out` are not as many blocks.
     pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
-        assert_eq!(bytes.len() * self.block(), out.len() * self.bytes(), "blocks of {}", self.name());
+        assert_eq!(
+            bytes.len() * self.block(),
+            out.len() * self.bytes(),
+            "blocks of {}",
+            self.name()
+        );
         let mut codes = [0_u8; 256];
         let mut scales = [(0.0_f32, 0.0_f32); 16];
         let (block, group) = (self.block(), self.group());
         for (bytes, out) in bytes.chunks_exact(self.bytes()).zip(out.chunks_exact_mut(block)) {
             self.unpack(bytes, &mut codes[..block], &mut scales[..block / group]);
-            for ((out, codes), (scale, offset)) in out.chunks_exact_mut(group).zip(codes.chunks_exact(group)).zip(scales) {
+            for ((out, codes), (scale, offset)) in
+                out.chunks_exact_mut(group).zip(codes.chunks_exact(group)).zip(scales)
+            {
                 // Centred codes are exact, where the offset is a multiple of the scale.
                 let centre = match self {
                     Self::Q4_0 => Some(8),
@@ -326,7 +344,9 @@ impl Quantized {
         let codes = if format.nibbles() { k / 2 } else { k };
         let scale = if format.half_scales() { 2 } else { 4 };
         let scales = (k / format.group() as u64).saturating_mul(2 * scale);
-        panels.saturating_mul(ROWS as u64).saturating_mul(codes.saturating_add(scales))
+        panels
+            .saturating_mul(ROWS as u64)
+            .saturating_mul(codes.saturating_add(scales))
     }
 
     /// The inner dimension.
@@ -369,8 +389,14 @@ pub fn product(x: &[f32], m: usize, w: &Quantized, out: &mut [f32], epilogue: &E
     let (k, n) = (w.k, w.n);
     assert_eq!(x.len(), m * k, "the left side is {m} x {k}");
     assert_eq!(out.len(), m * n, "the output is {m} x {n}");
-    assert!(epilogue.bias.is_none_or(|bias| bias.len() == n), "the bias has {n} elements");
-    assert!(epilogue.residual.is_none_or(|r| r.len() == m * n), "the residual is {m} x {n}");
+    assert!(
+        epilogue.bias.is_none_or(|bias| bias.len() == n),
+        "the bias has {n} elements"
+    );
+    assert!(
+        epilogue.residual.is_none_or(|r| r.len() == m * n),
+        "the residual is {m} x {n}"
+    );
     if m == 0 || n == 0 {
         return;
     }
@@ -613,8 +639,16 @@ mod x86 {
                     // Two chains, so that one waits less for the other.
                     let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
                     for four in 0..fours / 2 {
-                        even = _mm512_dpbusd_epi32(even, right[2 * four], _mm512_set1_epi32(x.add(2 * four).read_unaligned()));
-                        odd = _mm512_dpbusd_epi32(odd, right[2 * four + 1], _mm512_set1_epi32(x.add(2 * four + 1).read_unaligned()));
+                        even = _mm512_dpbusd_epi32(
+                            even,
+                            right[2 * four],
+                            _mm512_set1_epi32(x.add(2 * four).read_unaligned()),
+                        );
+                        odd = _mm512_dpbusd_epi32(
+                            odd,
+                            right[2 * four + 1],
+                            _mm512_set1_epi32(x.add(2 * four + 1).read_unaligned()),
+                        );
                     }
                     let dots = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
                     let at = i * blocks + b;
@@ -706,7 +740,8 @@ mod tests {
                             let x = &x[i * k + b * group..][..group];
                             let most = x.iter().fold(0.0_f32, |a, x| a.max(x.abs()));
                             for (p, x) in x.iter().enumerate() {
-                                let rounded = f64::from((x * (127.0 / most)).round_ties_even()) * f64::from(most) / 127.0;
+                                let rounded =
+                                    f64::from((x * (127.0 / most)).round_ties_even()) * f64::from(most) / 127.0;
                                 let term = rounded * f64::from(wide[j * k + b * group + p]);
                                 sum += term;
                                 size += term.abs();
@@ -714,7 +749,10 @@ mod tests {
                         }
                         let got = f64::from(out[i * n + j]);
                         // Offsets of 128 scales cancel: the error is that of terms so much larger.
-                        assert!((got - sum).abs() < 2e-5 * (size + 1.0), "{format:?} {m} {n} {k}: {got} {sum}");
+                        assert!(
+                            (got - sum).abs() < 2e-5 * (size + 1.0),
+                            "{format:?} {m} {n} {k}: {got} {sum}"
+                        );
                     }
                 }
             }

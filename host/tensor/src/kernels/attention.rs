@@ -34,7 +34,11 @@ impl Options {
 /// Calls a function with the vectors of a tensor `[batch, time, heads, width]`, copied only if their elements do not lie side by side.
 pub(super) fn with_rows<R>(x: &Tensor, f: impl FnOnce(Rows<'_>) -> R) -> Result<R> {
     let x = widened(x)?;
-    let x = if x.stride()[3] == 1 || x.dims()[3] <= 1 { x } else { x.contiguous()? };
+    let x = if x.stride()[3] == 1 || x.dims()[3] <= 1 {
+        x
+    } else {
+        x.contiguous()?
+    };
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(CpuStorage::F32(all)) = &*storage else {
         return Err(Error::internal("vectors that are not f32").into());
@@ -72,7 +76,12 @@ impl Kernel<'_> {
             Some((storage, layout)) => match &**storage {
                 Storage::Cpu(CpuStorage::F32(all)) => Some(Bias {
                     data: &all[layout.start_offset()..],
-                    strides: [layout.stride()[0], layout.stride()[1], layout.stride()[2], layout.stride()[3]],
+                    strides: [
+                        layout.stride()[0],
+                        layout.stride()[1],
+                        layout.stride()[2],
+                        layout.stride()[3],
+                    ],
                 }),
                 _ => return Err(Error::internal("a bias that is not f32").into()),
             },
@@ -95,7 +104,9 @@ impl Kernel<'_> {
         let mut out = self.buffers.take(self.out.elements() as usize);
         with_rows(q, |q| {
             with_rows(k, |keys| {
-                with_rows(v, |values| attention(&sizes, q, Memory::Rows { keys, values }, &mut out))
+                with_rows(v, |values| {
+                    attention(&sizes, q, Memory::Rows { keys, values }, &mut out)
+                })
             })
         })???;
         self.narrowed(out)

@@ -1,7 +1,6 @@
 //! Our own kernels on dense f32: what candle is slow at.
 
 use std::ops::Deref;
-use std::sync::RwLockReadGuard;
 
 use candle_core::{CpuStorage, DType as Candle, Device, Storage, Tensor};
 use maquette_kernels::map::{self, Binary, Unary};
@@ -11,20 +10,20 @@ use super::{Kernel, Result};
 use crate::tensor::dims;
 
 /// The elements of a dense f32 tensor.
-pub(super) struct Elements<'a> {
-    storage: RwLockReadGuard<'a, Storage>,
+struct Elements<G> {
+    storage: G,
     start: usize,
     end: usize,
 }
 
 /// The elements, if the tensor is f32 and dense.
-pub(super) fn elements(x: &Tensor) -> Option<Elements<'_>> {
+pub(crate) fn elements(x: &Tensor) -> Option<impl Deref<Target = [f32]> + '_> {
     let (storage, layout) = x.storage_and_layout();
     let (start, end) = layout.contiguous_offsets()?;
     matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))).then_some(Elements { storage, start, end })
 }
 
-impl Deref for Elements<'_> {
+impl<G: Deref<Target = Storage>> Deref for Elements<G> {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
@@ -96,7 +95,7 @@ impl Kernel<'_> {
     }
 
     /// A tensor of the output's shape.
-    pub(super) fn dense_output(&self, elements: Vec<f32>) -> Result<Tensor> {
+    fn dense_output(&self, elements: Vec<f32>) -> Result<Tensor> {
         Ok(Tensor::from_vec(elements, dims(&self.out.shape), &Device::Cpu)?)
     }
 }
