@@ -33,7 +33,11 @@ fn check_golden(tokenizer: &Tokenizer, golden: &str) {
     assert!(rows.len() > 150);
     for row in rows {
         let text = row["text"].as_str().unwrap();
-        assert_eq!(tokenizer.encode_with(text, Specials::Text), ids(&row["text_ids"]), "{text:?}");
+        assert_eq!(
+            tokenizer.encode_with(text, Specials::Text),
+            ids(&row["text_ids"]),
+            "{text:?}"
+        );
         let parsed = ids(&row["ids"]);
         assert_eq!(tokenizer.encode_with(text, Specials::Parse), parsed, "{text:?}");
         assert_eq!(tokenizer.decode(&parsed, true), row["decoded"].as_str().unwrap());
@@ -53,9 +57,12 @@ fn gguf(json: &str, pre: &str) -> GgufVocab {
         .map(|(token, id)| (token.as_str(), id.as_u64().unwrap() as usize))
         .collect();
     let added = json["added_tokens"].as_array().unwrap();
-    let added = added
-        .iter()
-        .map(|token| (token["content"].as_str().unwrap(), token["id"].as_u64().unwrap() as usize));
+    let added = added.iter().map(|token| {
+        (
+            token["content"].as_str().unwrap(),
+            token["id"].as_u64().unwrap() as usize,
+        )
+    });
     let added: Vec<(&str, usize)> = added.collect();
     entries.extend(&added);
     let n = entries.iter().map(|(_, id)| id + 1).max().unwrap();
@@ -147,7 +154,8 @@ fn a_stream_holds_back_incomplete_characters_only() {
 }
 
 const GPT4_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const GPT4_1: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4_1: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// The bytes and merges of SmolLM2 with other parts.
@@ -270,59 +278,95 @@ fn characters(parts: Value) -> String {
 fn kinds() -> Vec<(&'static str, String)> {
     let digits = |alone: bool| json!({"type": "Digits", "individual_digits": alone});
     let meta = |scheme: &str, split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split});
-    let space = |behavior: &str| {
-        json!({"type": "Split", "pattern": {"String": " "}, "behavior": behavior, "invert": false})
-    };
+    let space =
+        |behavior: &str| json!({"type": "Split", "pattern": {"String": " "}, "behavior": behavior, "invert": false});
     let pre = |steps: &[Value]| with(json!({"pre_tokenizer": sequence("pretokenizers", steps)}));
-    let n = serde_json::from_str::<Value>(&with(json!({}))).unwrap()["model"]["vocab"].as_object().unwrap().len() as u32;
+    let file: Value = serde_json::from_str(&with(json!({}))).unwrap();
+    let vocab = file["model"]["vocab"].as_object().unwrap();
+    let n = vocab.len() as u32;
+    let less = vocab["<"].as_u64().unwrap() as u32;
     let mut kinds = vec![
         ("smollm", with(json!({}))),
         ("pairs", paired(&with(json!({})))),
         ("llama3", pre(&[split(GPT4_3, "Isolated", false), level(false, false)])),
-        ("qwen2", with(json!({"normalizer": {"type": "NFC"},
-            "pre_tokenizer": sequence("pretokenizers", &[split(GPT4_1, "Isolated", false), level(false, false)])}))),
+        (
+            "qwen2",
+            with(json!({"normalizer": {"type": "NFC"},
+            "pre_tokenizer": sequence("pretokenizers", &[split(GPT4_1, "Isolated", false), level(false, false)])})),
+        ),
         ("inverted", pre(&[split(GPT4_3, "Removed", true), level(false, false)])),
-        ("gpt2 by regex", pre(&[split(GPT2, "Isolated", false), level(false, false)])),
+        (
+            "gpt2 by regex",
+            pre(&[split(GPT2, "Isolated", false), level(false, false)]),
+        ),
         ("prefix", with(json!({"pre_tokenizer": level(true, true)}))),
         ("digits in runs", pre(&[digits(false), level(false, true)])),
         ("one word", with(json!({"pre_tokenizer": level(false, false)}))),
-        ("whole words", with(json!({"pre_tokenizer": sequence("pretokenizers",
-            &[split(GPT4_3, "Isolated", false), level(false, false)]), "model": {"ignore_merges": true}}))),
-        ("kinds of added tokens", with(json!({"pre_tokenizer": level(false, true), "normalizer": {"type": "Lowercase"},
-            "added_tokens": [
-                added(0, "<|endoftext|>", true, false, (false, false), false),
-                added(1, "<|im_start|>", true, false, (false, false), false),
-                added(n, "<a>", false, false, (true, false), false),
-                added(n + 1, "<a><b", false, false, (false, true), false),
-                added(n + 2, "<B>", false, true, (true, true), false),
-                added(n + 3, "the", false, false, (false, false), true),
-                added(n + 4, "  ", false, false, (false, false), false),
-                added(n + 5, "<", true, true, (false, false), false),
-            ]}))),
+        (
+            "whole words",
+            with(json!({"pre_tokenizer": sequence("pretokenizers",
+            &[split(GPT4_3, "Isolated", false), level(false, false)]), "model": {"ignore_merges": true}})),
+        ),
+        (
+            "kinds of added tokens",
+            with(
+                json!({"pre_tokenizer": level(false, true), "normalizer": {"type": "Lowercase"},
+                "added_tokens": [
+                    added(0, "<|endoftext|>", true, false, (false, false), false),
+                    added(1, "<|im_start|>", true, false, (false, false), false),
+                    added(n, "<a>", false, false, (true, false), false),
+                    added(n + 1, "<a><b", false, false, (false, true), false),
+                    added(n + 2, "<B>", false, true, (true, true), false),
+                    added(n + 3, "the", false, false, (false, false), true),
+                    added(n + 4, "  ", false, false, (false, false), false),
+                    added(less, "<", true, true, (false, false), false),
+                ]}),
+            ),
+        ),
         ("llama", characters(json!({}))),
         ("no fallback", characters(json!({"model": {"byte_fallback": false}}))),
-        ("unknown apart", characters(json!({"model": {"byte_fallback": false, "fuse_unk": false}}))),
-        ("no unknown", characters(json!({"model": {"byte_fallback": false, "unk_token": null}}))),
+        (
+            "unknown apart",
+            characters(json!({"model": {"byte_fallback": false, "fuse_unk": false}})),
+        ),
+        (
+            "no unknown",
+            characters(json!({"model": {"byte_fallback": false, "unk_token": null}})),
+        ),
     ];
-    for behavior in ["Removed", "Isolated", "Contiguous", "MergedWithPrevious", "MergedWithNext"] {
-        kinds.push(("spaces", characters(json!({"normalizer": null, "pre_tokenizer": space(behavior)}))));
+    for behavior in [
+        "Removed",
+        "Isolated",
+        "Contiguous",
+        "MergedWithPrevious",
+        "MergedWithNext",
+    ] {
+        kinds.push((
+            "spaces",
+            characters(json!({"normalizer": null, "pre_tokenizer": space(behavior)})),
+        ));
     }
     for form in ["NFD", "NFKC", "NFKD"] {
         kinds.push(("forms", with(json!({"normalizer": {"type": form}}))));
     }
     for scheme in ["always", "first", "never"] {
         for split in [true, false] {
-            kinds.push(("metaspace", characters(json!({
-                "normalizer": null, "pre_tokenizer": meta(scheme, split), "decoder": meta(scheme, split)
-            }))));
+            kinds.push((
+                "metaspace",
+                characters(json!({
+                    "normalizer": null, "pre_tokenizer": meta(scheme, split), "decoder": meta(scheme, split)
+                })),
+            ));
         }
     }
     kinds.push(("no decoder", characters(json!({"decoder": null}))));
     kinds.push((
         "strip",
-        characters(json!({"normalizer": {"type": "Strip", "strip_left": true, "strip_right": true},
+        characters(
+            json!({"normalizer": {"type": "Strip", "strip_left": true, "strip_right": true},
             "decoder": sequence("decoders", &[json!({"type": "Strip", "content": "▁", "start": 1, "stop": 0}),
-                json!({"type": "Fuse"})])})),
+                json!({"type": "Fuse"})])}),
+        ),
     ));
     kinds
 }
@@ -349,10 +393,19 @@ impl Both {
 
     fn check(&self, text: &str) {
         let name = self.name;
+        // The tables of the reference for normal forms are of an older Unicode.
+        let old = |c: char| matches!(c, ..'\u{a7f0}' | '\u{ac00}'..'\u{10000}' | '\u{1d400}'..'\u{1f9ff}');
+        if ["qwen2", "forms"].contains(&name) && !text.chars().all(old) {
+            return;
+        }
         let theirs = |tokenizer: &tokenizers::Tokenizer, around: bool| {
             tokenizer.encode(text, around).unwrap().get_ids().to_vec()
         };
-        assert_eq!(self.ours.encode(text), theirs(&self.theirs_as_text, true), "{name}: {text:?}");
+        assert_eq!(
+            self.ours.encode(text),
+            theirs(&self.theirs_as_text, true),
+            "{name}: {text:?}"
+        );
         let ids = theirs(&self.theirs, false);
         assert_eq!(self.ours.encode_with(text, Specials::Parse), ids, "{name}: {text:?}");
         for special in [true, false] {
@@ -377,14 +430,19 @@ fn known_texts_have_the_reference_s_ids() {
         for row in &rows {
             both.check(row["text"].as_str().unwrap());
         }
-        for text in ["the <a> <a><b <B> other <b> the<a>", "'ſ x'ſt 'LL'Re", "<s>a</s> <unk>", "  <s>  b"] {
+        for text in [
+            "the <a> <a><b <B> other <b> the<a>",
+            "'ſ x'ſt 'LL'Re",
+            "<s>a</s> <unk>",
+            "  <s>  b",
+        ] {
             both.check(text);
         }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_text_has_the_reference_s_ids(
@@ -437,7 +495,10 @@ fn by_definition(gguf: &GgufVocab, text: &str) -> Vec<u32> {
     for part in parts {
         match mergeable(&part) {
             Some(id) => ids.push(id as u32),
-            None => ids.extend(part.bytes().map(|byte| find(&format!("<0x{byte:02X}>")).unwrap() as u32)),
+            None => ids.extend(
+                part.bytes()
+                    .map(|byte| find(&format!("<0x{byte:02X}>")).unwrap() as u32),
+            ),
         }
     }
     ids
@@ -487,10 +548,24 @@ fn hostile_texts_take_no_quadratic_time() {
     let scores = Tokenizer::from_gguf(sentencepiece()).unwrap();
     let smollm = Tokenizer::from_json(SMOLLM2.as_bytes()).unwrap();
     let whisper = Tokenizer::from_json(WHISPER.as_bytes()).unwrap();
+    let llama3 = Tokenizer::from_gguf(gguf(SMOLLM2, "llama-bpe")).unwrap();
     let started = std::time::Instant::now();
-    for pattern in ["a", "ab", " ", "the", "<", "<|", "\n", "1", "'", "e\u{301}", "😀", "<|im_start|>"] {
+    for pattern in [
+        "a",
+        "ab",
+        " ",
+        "the",
+        "<",
+        "<|",
+        "\n",
+        "1",
+        "'",
+        "e\u{301}",
+        "😀",
+        "<|im_start|>",
+    ] {
         let text = pattern.repeat(300_000 / pattern.len());
-        for tokenizer in [&bytes, &scores, &smollm, &whisper] {
+        for tokenizer in [&bytes, &scores, &smollm, &whisper, &llama3] {
             let ids = tokenizer.encode_with(&text, Specials::Text);
             assert_eq!(tokenizer.decode(&ids, false), text);
         }
@@ -505,14 +580,26 @@ fn what_is_not_known_is_refused_by_name() {
         let error = Tokenizer::from_json(with(parts).as_bytes()).unwrap_err();
         assert!(error.message().contains(expected), "{error}");
     };
-    refused(json!({"pre_tokenizer": split(r"\w+", "Isolated", false)}), r#"the regular expression "\\w+""#);
-    refused(json!({"pre_tokenizer": split(GPT2, "MergedWithNext", false)}), "\"MergedWithNext\"");
-    refused(json!({"pre_tokenizer": {"type": "Punctuation"}}), "pre_tokenizer is `Punctuation`");
+    refused(
+        json!({"pre_tokenizer": split(r"\w+", "Isolated", false)}),
+        r#"the regular expression "\\w+""#,
+    );
+    refused(
+        json!({"pre_tokenizer": split(GPT2, "MergedWithNext", false)}),
+        "\"MergedWithNext\"",
+    );
+    refused(
+        json!({"pre_tokenizer": {"type": "Punctuation"}}),
+        "pre_tokenizer is `Punctuation`",
+    );
     refused(json!({"normalizer": {"type": "Nmt"}}), "normalizer is `Nmt`");
     refused(json!({"decoder": {"type": "CTC"}}), "decoder is `CTC`");
     refused(json!({"post_processor": {"type": "Other"}}), "post_processor `Other`");
     refused(json!({"model": {"type": "WordLevel"}}), "model is `WordLevel`");
-    refused(json!({"model": {"end_of_word_suffix": "</w>"}}), "end_of_word_suffix \"</w>\"");
+    refused(
+        json!({"model": {"end_of_word_suffix": "</w>"}}),
+        "end_of_word_suffix \"</w>\"",
+    );
     refused(json!({"model": {"merges": ["a b c"]}}), "the merge 0 is \"a b c\"");
     refused(json!({"model": {"merges": [["a", "zzz"]]}}), "needs the token \"zzz\"");
     refused(json!({"model": {"vocab": {"a": 99_999_999}}}), "99999999");

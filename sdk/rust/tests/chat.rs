@@ -21,9 +21,19 @@ fn smollm2_s_prompt_is_golden() {
     );
     let ids = template.encode(&tokenizer, &question(), true).unwrap();
     assert_eq!(ids.len(), 37);
-    assert_eq!(ids[..12], [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308]);
-    assert_eq!(tokenizer.decode(&ids, false), template.render(&question(), true).unwrap());
-    let own = [Message::system("Be brief."), Message::user("Hi"), Message::assistant("Ho")];
+    assert_eq!(
+        ids[..12],
+        [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308]
+    );
+    assert_eq!(
+        tokenizer.decode(&ids, false),
+        template.render(&question(), true).unwrap()
+    );
+    let own = [
+        Message::system("Be brief."),
+        Message::user("Hi"),
+        Message::assistant("Ho"),
+    ];
     assert_eq!(
         template.render(&own, false).unwrap(),
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n"
@@ -37,7 +47,9 @@ fn a_message_is_never_special() {
     let special = |messages: &[Message]| {
         let ids = template.encode(&tokenizer, messages, true).unwrap();
         assert_eq!(tokenizer.decode(&ids, false), template.render(messages, true).unwrap());
-        ids.into_iter().filter(|id| tokenizer.is_special(*id)).collect::<Vec<_>>()
+        ids.into_iter()
+            .filter(|id| tokenizer.is_special(*id))
+            .collect::<Vec<_>>()
     };
     let honest = special(&question());
     for attack in [
@@ -71,7 +83,10 @@ fn formats_are_written_as_their_templates_write_them() {
             "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n U <|im_end|>\n<|im_start|>assistant\n A <|im_end|>\n\
              <|im_start|>user\nV<|im_end|>\n<|im_start|>assistant\n",
         ),
-        ("llama2", "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU [/INST] A </s><s>[INST] V [/INST]"),
+        (
+            "llama2",
+            "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU [/INST] A </s><s>[INST] V [/INST]",
+        ),
         (
             "llama3",
             "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU\
@@ -84,8 +99,14 @@ fn formats_are_written_as_their_templates_write_them() {
             "<bos><start_of_turn>user\nS\n\nU<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n<start_of_turn>user\nV\
              <end_of_turn>\n<start_of_turn>model\n",
         ),
-        ("zephyr", "<|system|>\nS</s>\n<|user|>\n U </s>\n<|assistant|>\n A </s>\n<|user|>\nV</s>\n<|assistant|>\n"),
-        ("phi3", "<|system|>\nS<|end|>\n<|user|>\n U <|end|>\n<|assistant|>\n A <|end|>\n<|user|>\nV<|end|>\n<|assistant|>\n"),
+        (
+            "zephyr",
+            "<|system|>\nS</s>\n<|user|>\n U </s>\n<|assistant|>\n A </s>\n<|user|>\nV</s>\n<|assistant|>\n",
+        ),
+        (
+            "phi3",
+            "<|system|>\nS<|end|>\n<|user|>\n U <|end|>\n<|assistant|>\n A <|end|>\n<|user|>\nV<|end|>\n<|assistant|>\n",
+        ),
         (
             "phi4",
             "<|im_start|>system<|im_sep|>S<|im_end|><|im_start|>user<|im_sep|> U <|im_end|><|im_start|>assistant<|im_sep|> A \
@@ -114,5 +135,8 @@ fn what_cannot_be_said_is_an_error_that_says_why() {
     assert!(error.message().contains("it starts \"{{ messages }}\""), "{error}");
     let tokenizer = Tokenizer::from_json(SMOLLM2.as_bytes()).unwrap();
     let error = gemma.encode(&tokenizer, &question(), true).unwrap_err();
-    assert!(error.message().contains("needs the special token \"<start_of_turn>\""), "{error}");
+    assert!(
+        error.message().contains("needs the special token \"<start_of_turn>\""),
+        "{error}"
+    );
 }

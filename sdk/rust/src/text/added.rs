@@ -10,6 +10,8 @@ pub(super) struct AddedToken {
     pub(super) text: String,
     /// It means something to the model, and is left out where texts are shown.
     pub(super) special: bool,
+    /// `text` is not what the vocabulary has.
+    pub(super) changed: bool,
     /// It is looked for after normalization, not before.
     pub(super) normalized: bool,
     /// It takes the spaces before it, or after it, along.
@@ -27,6 +29,8 @@ pub(super) struct Added {
     normalized: usize,
     /// In order.
     special: Vec<u32>,
+    /// Texts that the vocabulary has otherwise, in the order of ids.
+    changed: Vec<(u32, String)>,
 }
 
 /// Where a token is in a text.
@@ -41,16 +45,17 @@ impl Added {
     pub(super) fn new(mut tokens: Vec<AddedToken>) -> Self {
         tokens.retain(|token| !token.text.is_empty());
         tokens.sort_by(|a, b| (a.normalized, a.text.as_bytes()).cmp(&(b.normalized, b.text.as_bytes())));
-        let mut special: Vec<u32> = tokens
-            .iter()
-            .filter(|token| token.special)
-            .map(|token| token.id)
-            .collect();
+        let special = tokens.iter().filter(|token| token.special);
+        let mut special: Vec<u32> = special.map(|token| token.id).collect();
         special.sort_unstable();
+        let changed = tokens.iter().filter(|token| token.changed);
+        let mut changed: Vec<(u32, String)> = changed.map(|token| (token.id, token.text.clone())).collect();
+        changed.sort();
         Self {
             normalized: tokens.partition_point(|token| !token.normalized),
             tokens,
             special,
+            changed,
         }
     }
 
@@ -66,11 +71,8 @@ impl Added {
 
     /// What decoders read instead of the token in the vocabulary.
     pub(super) fn decoded(&self, id: u32) -> Option<&str> {
-        let normalized = self.tokens.get(self.normalized..)?;
-        normalized
-            .iter()
-            .find(|token| token.id == id)
-            .map(|token| token.text.as_str())
+        let at = self.changed.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        self.changed.get(at).map(|(_, text)| text.as_str())
     }
 
     /// Finds tokens in a text, and tells where it was before `text` was taken from it: `offset`. `normalized` says which are looked for.

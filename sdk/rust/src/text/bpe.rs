@@ -339,5 +339,7 @@ impl Bpe {
 
 /// Where the text of a symbol ends.
 fn end(symbol: &Symbol, symbols: &[Symbol], len: usize) -> usize {
-    symbols.get(symbol.after as usize).map_or(len, |next| next.start as usize)
+    symbols
+        .get(symbol.after as usize)
+        .map_or(len, |next| next.start as usize)
 }

@@ -136,13 +136,17 @@ impl Decode {
         let mut done = false;
         for step in steps {
             match step {
-                Self::Strip { content, start, whole: true } => {
+                Self::Strip {
+                    content,
+                    start,
+                    whole: true,
+                } => {
                     if !done {
                         bytes.extend_from_slice(text.as_bytes());
                         done = true;
                     }
                     let mut utf8 = [0; 4];
-                    let content = &*content.encode_utf8(&mut utf8).as_bytes();
+                    let content = content.encode_utf8(&mut utf8).as_bytes();
                     while !state.kept && state.stripped < *start && bytes[before..].starts_with(content) {
                         bytes.drain(before..before + content.len());
                         state.stripped += 1;

@@ -59,7 +59,9 @@ impl File {
     pub(super) fn read(json: &[u8]) -> Result<Self> {
         let mut file = Self::default();
         let mut reader = serde_json::Deserializer::from_slice(json);
-        Part::File(&mut file).deserialize(&mut reader).context("tokenizer.json")?;
+        Part::File(&mut file)
+            .deserialize(&mut reader)
+            .context("tokenizer.json")?;
         reader.end().context("tokenizer.json")?;
         Ok(file)
     }
@@ -141,7 +143,9 @@ impl<'de> Visitor<'de> for Part<'_> {
             Self::Vocab(vocab, _) => {
                 while let Some(token) = map.next_key::<String>()? {
                     let id = map.next_value()?;
-                    vocab.push(&token, id).map_err(|error| A::Error::custom(error.message()))?;
+                    vocab
+                        .push(&token, id)
+                        .map_err(|error| A::Error::custom(error.message()))?;
                 }
             }
             Self::Merges(_) | Self::Merge(_) => {
@@ -157,7 +161,9 @@ impl<'de> Visitor<'de> for Part<'_> {
             Self::Vocab(vocab, scores) => {
                 while let Some((token, score)) = list.next_element::<(String, f32)>()? {
                     let id = vocab.len() as u64;
-                    vocab.push(&token, id).map_err(|error| A::Error::custom(error.message()))?;
+                    vocab
+                        .push(&token, id)
+                        .map_err(|error| A::Error::custom(error.message()))?;
                     scores.push(score);
                 }
                 Ok(())
@@ -168,7 +174,10 @@ impl<'de> Visitor<'de> for Part<'_> {
             }
             Self::Merge(merges) => {
                 let (Some(left), Some(right)) = (list.next_element::<String>()?, list.next_element::<String>()?) else {
-                    return Err(A::Error::custom(format!("the merge {} has less than two tokens", merges.len())));
+                    return Err(A::Error::custom(format!(
+                        "the merge {} has less than two tokens",
+                        merges.len()
+                    )));
                 };
                 merges.push(&left, &right);
                 Ok(())

@@ -63,7 +63,11 @@ pub(super) fn build(json: &[u8]) -> Result<Tokenizer> {
             let flag = |name: &str| model[name].as_bool().unwrap_or(false);
             Model::Bpe(Bpe {
                 ranks: Ranks::Pairs(pairs),
-                symbols: if byte_level { Symbols::bytes(&vocab) } else { Symbols::Chars },
+                symbols: if byte_level {
+                    Symbols::bytes(&vocab)
+                } else {
+                    Symbols::Chars
+                },
                 fallback: flag("byte_fallback").then(|| byte_tokens(&vocab)),
                 unknown: unknown.transpose()?,
                 fuse_unknown: flag("fuse_unk"),
@@ -106,9 +110,9 @@ fn added_tokens(parts: &Value, normalizer: &[Normalize], file: &mut File) -> Res
     for token in list(parts, "added_tokens") {
         let flag = |name: &str| token[name].as_bool().unwrap_or(false);
         let content = text_of(token, "content");
-        let id = token["id"].as_u64().ok_or_else(|| {
-            Error::unsupported(format!("tokenizer.json: the added token {content:?} has no id"))
-        })?;
+        let id = token["id"]
+            .as_u64()
+            .ok_or_else(|| Error::unsupported(format!("tokenizer.json: the added token {content:?} has no id")))?;
         if content.is_empty() {
             continue;
         }
@@ -120,6 +124,7 @@ fn added_tokens(parts: &Value, normalizer: &[Normalize], file: &mut File) -> Res
         tokens.push(AddedToken {
             // Checked by the vocabulary.
             id: id as u32,
+            changed: text != content,
             text: text.into_owned(),
             special: flag("special"),
             normalized: flag("normalized"),

@@ -98,11 +98,10 @@ fn gpt4(text: &str, digits: usize) -> usize {
         return run(text, Class::Letter);
     }
     if class == Class::Number {
-        let numerals = run(text, Class::Number);
-        return text[..numerals]
-            .char_indices()
-            .nth(digits)
-            .map_or(numerals, |(end, _)| end);
+        // No further than needed: a long number is many words.
+        let mut others = text.char_indices().enumerate();
+        let end = others.find(|(n, (_, c))| *n == digits || self::class(*c) != Class::Number);
+        return end.map_or(text.len(), |(_, (end, _))| end);
     }
     let rest = &text[c.len_utf8()..];
     // One character of another kind goes with the word it is before.

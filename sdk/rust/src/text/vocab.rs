@@ -33,9 +33,7 @@ impl VocabBuilder {
     pub(super) fn push(&mut self, token: &str, id: u64) -> Result<()> {
         let small = u32::try_from(id).ok().filter(|id| *id < MAX_ID);
         let id = small.ok_or_else(|| {
-            Error::unsupported(format!(
-                "the id of the token {token:?} is {id}; ids go up to {MAX_ID}"
-            ))
+            Error::unsupported(format!("the id of the token {token:?} is {id}; ids go up to {MAX_ID}"))
         })?;
         let start = u32::try_from(self.arena.len());
         let (Ok(start), Ok(len)) = (start, u32::try_from(token.len())) else {
