@@ -85,7 +85,7 @@ fn formats_are_written_as_their_templates_write_them() {
         ),
         (
             "llama2",
-            "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU [/INST] A </s><s>[INST] V [/INST]",
+            "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\n U [/INST] A </s><s>[INST] V [/INST]",
         ),
         (
             "llama3",
@@ -116,6 +116,57 @@ fn formats_are_written_as_their_templates_write_them() {
         let prompt = ChatTemplate::named(name).unwrap().render(&talk, true).unwrap();
         assert_eq!(prompt, expected, "{name}");
     }
+}
+
+#[test]
+fn templates_are_recognised_by_what_they_write() {
+    let talk = [Message::user("U"), Message::assistant("A"), Message::user("V")];
+    let prompt = |template: &str| {
+        let template = ChatTemplate::from_jinja(template).unwrap();
+        template.render(&talk, true).unwrap()
+    };
+    let mistral =
+        |user: &str, answer: &str| format!("{{{{ bos_token }}}}{{{{ {user} + m + ' [/INST]' }}}}{{{{ {answer} }}}}");
+    assert_eq!(
+        prompt(&mistral("'[INST] '", "m + eos_token")),
+        "<s>[INST] U [/INST]A</s>[INST] V [/INST]"
+    );
+    assert_eq!(
+        prompt(&mistral("'[INST] '", "m + eos_token + ' '")),
+        "<s>[INST] U [/INST]A</s> [INST] V [/INST]"
+    );
+    assert_eq!(
+        prompt(&mistral("' [INST] '", "' ' + m + eos_token")),
+        "<s> [INST] U [/INST] A</s> [INST] V [/INST]"
+    );
+    let phi3 = "{{'<|' + role + '|>' + '\\n' + m + '<|end|>\\n' }}{{ '<|assistant|>\\n' }}";
+    let phi3_prompt = "<|user|>\nU<|end|>\n<|assistant|>\nA<|end|>\n<|user|>\nV<|end|>\n<|assistant|>\n";
+    assert_eq!(prompt(phi3), phi3_prompt);
+    assert_eq!(
+        prompt(&format!("{{{{ bos_token }}}}{phi3}")),
+        format!("<s>{phi3_prompt}")
+    );
+    // Phi-4-mini writes no ends of lines.
+    assert!(ChatTemplate::from_jinja("{{ '<|' + role + '|>' + m + '<|end|>' }}{{ '<|assistant|>' }}").is_err());
+    assert!(ChatTemplate::from_jinja("{{ '[INST] ' + m + ' [/INST]' }}{{ '[AVAILABLE_TOOLS]' }}").is_err());
+    let qwen = "{{ '<|im_start|>system\\n' + m + '<|im_end|>\\n' }}{{ '<|im_start|>system\\nBe kind.<|im_end|>\\n' }}";
+    assert_eq!(ChatTemplate::from_jinja(qwen).unwrap().system(), Some("Be kind."));
+    let chatml = ChatTemplate::from_jinja("{{ bos_token }}<|im_start|>{{ m }}<|im_end|>").unwrap();
+    assert_eq!(chatml.system(), None);
+    assert!(
+        chatml
+            .render(&talk, true)
+            .unwrap_err()
+            .message()
+            .contains("with_tokens")
+    );
+    let chatml = chatml.with_tokens("<s>", "</s>").with_system("S");
+    assert!(
+        chatml
+            .render(&talk, true)
+            .unwrap()
+            .starts_with("<s><|im_start|>system\nS<|im_end|>\n<|im_start|>user\n")
+    );
 }
 
 #[test]

@@ -50,9 +50,10 @@ enum Format {
     Llama3,
     /// With dates before the system prompt.
     Llama31,
-    /// `space`: after each answer.
+    /// With a space before turns, as the template calls v1 has it; with one after answers, as version 0.1 has it.
     Mistral {
-        space: bool,
+        before: bool,
+        after: bool,
     },
     Gemma,
     Zephyr,
@@ -65,7 +66,13 @@ const NAMES: [(&str, Format); 9] = [
     ("llama2", Format::Llama2),
     ("llama3", Format::Llama3),
     ("llama3.1", Format::Llama31),
-    ("mistral", Format::Mistral { space: false }),
+    (
+        "mistral",
+        Format::Mistral {
+            before: false,
+            after: false,
+        },
+    ),
     ("gemma", Format::Gemma),
     ("zephyr", Format::Zephyr),
     ("phi3", Format::Phi3),
@@ -89,27 +96,33 @@ pub struct ChatTemplate {
     format: Format,
     /// What is said as `system` if the conversation starts with something else.
     system: Option<String>,
+    /// Whether a prompt starts with `bos_token`.
+    starts: bool,
+    bos: Option<String>,
+    eos: Option<String>,
 }
 
 impl ChatTemplate {
-    /// A format by name: `chatml`, `llama2`, `llama3`, `llama3.1`, `mistral` (versions 0.1 and 0.2), `gemma`, `zephyr`, `phi3`,
-    /// `phi4`.
+    /// A format by name: `chatml`, `llama2`, `llama3`, `llama3.1`, `mistral` (version 0.2), `gemma`, `zephyr`, `phi3`, `phi4`.
     ///
     /// # Errors
     /// If no format has the name.
     pub fn named(name: &str) -> Result<Self> {
         let found = NAMES.iter().find(|(known, _)| *known == name);
         let (_, format) = found.ok_or_else(|| {
-            let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-            Error::unsupported(format!(
-                "no chat format has the name `{name}`; there are {}",
-                names.join(", ")
-            ))
+            Error::unsupported(format!("no chat format has the name `{name}`; there are {}", names()))
         })?;
-        Ok(Self {
-            format: *format,
+        Ok(Self::new(*format, format.starts()))
+    }
+
+    fn new(format: Format, starts: bool) -> Self {
+        Self {
+            format,
             system: None,
-        })
+            starts,
+            bos: None,
+            eos: None,
+        }
     }
 
     /// The format of a template in Jinja, as `tokenizer.chat_template` of a GGUF and `chat_template` of a `tokenizer_config.json`
@@ -120,41 +133,54 @@ impl ChatTemplate {
     /// If the format is none of those known here.
     pub fn from_jinja(template: &str) -> Result<Self> {
         let has = |text: &str| template.contains(text);
+        // Ends of lines are written as such, or as escapes in strings.
+        let line = |text: &str| has(&format!("{text}\n")) || has(&format!("{text}\\n"));
         let format = if has("<|im_start|>") && has("<|im_sep|>") {
             Format::Phi4
-        } else if has("<|im_start|>") {
+        } else if has("<|im_start|>") && has("<|im_end|>") {
             Format::ChatMl
-        } else if has("<|start_header_id|>") && has("<|end_header_id|>") {
+        } else if has("<|start_header_id|>") && has("<|eot_id|>") {
             if has("Cutting Knowledge Date") {
                 Format::Llama31
             } else {
                 Format::Llama3
             }
-        } else if has("<start_of_turn>") {
+        } else if has("<start_of_turn>") && has("<end_of_turn>") {
             Format::Gemma
-        } else if has("[INST]") && has("<<SYS>>") {
+        } else if has("<<SYS>>") && has("bos_token + '[INST] '") && has(".strip()") {
             Format::Llama2
-        } else if has("'[INST] '") && has("' [/INST]'") && !has("[AVAILABLE_TOOLS]") && !has("[SYSTEM_PROMPT]") {
+        } else if has("[INST] '")
+            && has("' [/INST]'")
+            && !["<<SYS>>", "[AVAILABLE_TOOLS]", "[SYSTEM_PROMPT]"].into_iter().any(has)
+        {
             Format::Mistral {
-                space: has("eos_token + ' '"),
+                before: has("' [INST] '"),
+                after: has("eos_token + ' '"),
             }
-        } else if has("<|assistant|>") && has("<|end|>") {
+        } else if has("<|assistant|>") && (line("<|end|>") || line("<|end|>' + '")) {
             Format::Phi3
-        } else if has("<|assistant|>") && has("<|user|>") && has("eos_token") && !has("[gMASK]") {
+        } else if has("<|user|>") && line("<|system|>") && has("<|assistant|>") && has("+ eos_token") {
             Format::Zephyr
         } else {
             let start: String = template.chars().take(200).collect();
-            let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
             return Err(Error::unsupported(format!(
                 "the chat template is none of those this SDK knows ({}); it starts {start:?}",
-                names.join(", ")
+                names()
             )));
         };
-        let system = match format {
-            Format::ChatMl => default_system(template),
-            _ => None,
-        };
-        Ok(Self { format, system })
+        let mut template_of = Self::new(format, has("bos_token"));
+        if format == Format::ChatMl {
+            template_of.system = default_system(template);
+        }
+        Ok(template_of)
+    }
+
+    /// The same, with other tokens for `bos_token` and `eos_token` than the tokenizer says (one from a GGUF does), or else than the
+    /// format has.
+    #[must_use]
+    pub fn with_tokens(mut self, bos: impl Into<String>, eos: impl Into<String>) -> Self {
+        (self.bos, self.eos) = (Some(bos.into()), Some(eos.into()));
+        self
     }
 
     /// The same, with a system prompt for conversations that start without one.
@@ -175,7 +201,8 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::encode`].
     pub fn render(&self, messages: &[Message], generation: bool) -> Result<String> {
-        let pieces = self.pieces(messages, generation)?;
+        let (bos, eos) = self.tokens(None)?;
+        let pieces = self.pieces(messages, generation, &bos, &eos)?;
         Ok(pieces.iter().map(|(text, _)| text.as_ref()).collect())
     }
 
@@ -185,20 +212,48 @@ impl ChatTemplate {
     /// `invalid_input` if the format has no place for a message; `unsupported` if the tokenizer lacks a special token that the format
     /// needs.
     pub fn encode(&self, tokenizer: &Tokenizer, messages: &[Message], generation: bool) -> Result<Vec<u32>> {
-        for mark in self.format.marks() {
-            if tokenizer.encode_with(mark, Specials::Parse).len() != 1 {
+        let (bos, eos) = self.tokens(Some(tokenizer))?;
+        let mut marks = self.format.marks().to_vec();
+        marks.extend(Some(bos.as_str()).filter(|bos| !bos.is_empty()));
+        if self.format.ends() {
+            marks.push(&eos);
+        }
+        for mark in marks {
+            let ids = tokenizer.encode_with(mark, Specials::Parse);
+            if ids.len() != 1 {
                 return Err(Error::unsupported(format!(
                     "the chat format `{}` needs the special token {mark:?}, which the tokenizer lacks: it is the format of another \
-                     model",
+                     model, or its tokens are to be given with `with_tokens`",
                     self.format.name()
                 )));
             }
         }
-        let pieces = self.pieces(messages, generation)?;
+        let pieces = self.pieces(messages, generation, &bos, &eos)?;
         Ok(tokenizer.encode_pieces(pieces.iter().map(|(text, specials)| (text.as_ref(), *specials))))
     }
 
-    fn pieces<'m>(&'m self, messages: &'m [Message], generation: bool) -> Result<Vec<Piece<'m>>> {
+    /// What a prompt starts with (empty if with nothing), and `eos_token`.
+    fn tokens(&self, tokenizer: Option<&Tokenizer>) -> Result<(String, String)> {
+        let token = |own: &Option<String>, id: fn(&Tokenizer) -> Option<u32>, of_format: &str| {
+            let token = tokenizer.and_then(|tokenizer| tokenizer.token(id(tokenizer)?));
+            let token = token.map(|token| String::from_utf8_lossy(&token).into_owned());
+            own.clone().or(token).unwrap_or_else(|| of_format.to_owned())
+        };
+        let eos = token(&self.eos, Tokenizer::eos, "</s>");
+        if !self.starts {
+            return Ok((String::new(), eos));
+        }
+        let bos = token(&self.bos, Tokenizer::bos, self.format.bos());
+        if bos.is_empty() {
+            return Err(Error::unsupported(
+                "the chat template starts with `bos_token`, which neither the tokenizer nor the format says; give it with \
+                 `with_tokens`",
+            ));
+        }
+        Ok((bos, eos))
+    }
+
+    fn pieces<'m>(&'m self, messages: &'m [Message], generation: bool, bos: &str, eos: &str) -> Result<Vec<Piece<'m>>> {
         let (mut system, rest) = match messages.split_first() {
             Some((first, rest)) if first.role == "system" => (Some(first.content.as_str()), rest),
             _ => (self.system.as_deref(), messages),
@@ -207,8 +262,15 @@ impl ChatTemplate {
             return Err(Error::invalid_input("`messages` is empty; send at least one message"));
         }
         let name = self.format.name();
-        let mut prompt = Prompt::default();
-        prompt.mark(self.format.start());
+        let mut prompt = Prompt {
+            pieces: Vec::new(),
+            bos: bos.to_owned(),
+            eos: eos.to_owned(),
+        };
+        // Before every turn with Llama 2.
+        if self.format != Format::Llama2 {
+            prompt.mark(bos);
+        }
         match self.format {
             // The system prompt is a message as others are.
             Format::ChatMl | Format::Phi3 | Format::Phi4 | Format::Zephyr | Format::Llama3 => {
@@ -260,18 +322,25 @@ impl ChatTemplate {
 }
 
 /// A prompt in the making.
-#[derive(Default)]
 struct Prompt<'m> {
     pieces: Vec<Piece<'m>>,
+    bos: String,
+    eos: String,
 }
 
 impl<'m> Prompt<'m> {
     /// What the template says. What follows what it said before goes with it: a mark may lie across.
-    fn mark(&mut self, text: &'static str) {
+    fn mark(&mut self, text: &str) {
         match self.pieces.last_mut() {
             Some((last, Specials::Parse)) => last.to_mut().push_str(text),
-            _ => self.pieces.push((text.into(), Specials::Parse)),
+            _ => self.pieces.push((text.to_owned().into(), Specials::Parse)),
         }
+    }
+
+    fn end(&mut self) {
+        let eos = std::mem::take(&mut self.eos);
+        self.mark(&eos);
+        self.eos = eos;
     }
 
     /// What a message says.
@@ -290,25 +359,35 @@ impl Format {
     fn marks(self) -> &'static [&'static str] {
         match self {
             Self::ChatMl => &["<|im_start|>", "<|im_end|>"],
-            Self::Llama2 | Self::Mistral { .. } => &["<s>", "</s>"],
             Self::Llama3 | Self::Llama31 => &["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
             Self::Gemma => &["<start_of_turn>", "<end_of_turn>"],
-            // Its other marks are text.
-            Self::Zephyr => &["</s>"],
+            // Their other marks are text.
+            Self::Llama2 | Self::Mistral { .. } | Self::Zephyr => &[],
             Self::Phi3 => &["<|user|>", "<|assistant|>", "<|end|>"],
             Self::Phi4 => &["<|im_start|>", "<|im_sep|>", "<|im_end|>"],
         }
     }
 
-    /// What a prompt starts with.
-    fn start(self) -> &'static str {
+    /// Whether it writes `eos_token`.
+    fn ends(self) -> bool {
+        matches!(self, Self::Llama2 | Self::Mistral { .. } | Self::Zephyr)
+    }
+
+    /// Whether its prompts start with `bos_token`, if nothing else says.
+    fn starts(self) -> bool {
+        matches!(
+            self,
+            Self::Llama2 | Self::Llama3 | Self::Llama31 | Self::Mistral { .. } | Self::Gemma
+        )
+    }
+
+    /// The `bos_token` of the models that it is of; empty if they differ.
+    fn bos(self) -> &'static str {
         match self {
             Self::Llama3 | Self::Llama31 => "<|begin_of_text|>",
             Self::Gemma => "<bos>",
-            Self::Mistral { .. } => "<s>",
-            // Before every turn.
-            Self::Llama2 => "",
-            Self::ChatMl | Self::Zephyr | Self::Phi3 | Self::Phi4 => "",
+            Self::Llama2 | Self::Mistral { .. } | Self::Zephyr | Self::Phi3 => "<s>",
+            Self::ChatMl | Self::Phi4 => "",
         }
     }
 
@@ -333,7 +412,7 @@ impl Format {
         };
         let (before, between, after) = match self {
             Self::Llama3 | Self::Llama31 => ("<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>"),
-            Self::Zephyr => ("<|", "|>\n", "</s>\n"),
+            Self::Zephyr => ("<|", "|>\n", "\n"),
             Self::Phi3 => ("<|", "|>\n", "<|end|>\n"),
             Self::Phi4 => ("<|im_start|>", "<|im_sep|>", "<|im_end|>"),
             _ => ("<|im_start|>", "\n", "<|im_end|>\n"),
@@ -345,21 +424,30 @@ impl Format {
             Self::Llama3 | Self::Llama31 => content.trim(),
             _ => content,
         });
+        if self == Self::Zephyr {
+            prompt.end();
+        }
         prompt.mark(after);
     }
 
     /// A message of those that take turns, with the system prompt in the first.
     fn turn<'m>(self, prompt: &mut Prompt<'m>, role: &str, content: &'m str, system: Option<&'m str>, first: bool) {
         let user = role == "user";
+        let system = system.filter(|_| first);
         match (self, user) {
             (Self::Gemma, true) => prompt.mark("<start_of_turn>user\n"),
             (Self::Gemma, false) => prompt.mark("<start_of_turn>model\n"),
-            (Self::Llama2, true) => prompt.mark("<s>[INST] "),
-            (Self::Llama2, false) => prompt.mark(" "),
+            (Self::Llama2, true) => {
+                let bos = prompt.bos.clone();
+                prompt.mark(&bos);
+                prompt.mark("[INST] ");
+            }
+            (Self::Llama2 | Self::Mistral { before: true, .. }, false) => prompt.mark(" "),
+            (Self::Mistral { before: true, .. }, true) => prompt.mark(" [INST] "),
             (_, true) => prompt.mark("[INST] "),
             (_, false) => {}
         }
-        if let Some(system) = system.filter(|_| first) {
+        if let Some(system) = system {
             if self == Self::Llama2 {
                 prompt.mark("<<SYS>>\n");
                 prompt.text(system);
@@ -371,16 +459,29 @@ impl Format {
         }
         prompt.text(match self {
             Self::Mistral { .. } => content,
+            // It strips what the system prompt is already a part of.
+            Self::Llama2 if system.is_some() => content.trim_end(),
             _ => content.trim(),
         });
-        prompt.mark(match (self, user) {
-            (Self::Gemma, _) => "<end_of_turn>\n",
-            (_, true) => " [/INST]",
-            (Self::Llama2, false) => " </s>",
-            (Self::Mistral { space: true }, false) => "</s> ",
-            (_, false) => "</s>",
-        });
+        match (self, user) {
+            (Self::Gemma, _) => prompt.mark("<end_of_turn>\n"),
+            (_, true) => prompt.mark(" [/INST]"),
+            (Self::Llama2, false) => {
+                prompt.mark(" ");
+                prompt.end();
+            }
+            (Self::Mistral { after: true, .. }, false) => {
+                prompt.end();
+                prompt.mark(" ");
+            }
+            (_, false) => prompt.end(),
+        }
     }
+}
+
+fn names() -> String {
+    let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
 }
 
 /// The system prompt that a template of ChatML writes out.
