@@ -1,0 +1,67 @@
+"""SmolLM2-135M-Instruct Q4_1 in llama.cpp: prefill of 32, 128 and 512 tokens, and greedy decode of 128 tokens after a prompt of 32."""
+
+import argparse
+
+import llama_cpp
+import numpy as np
+
+from common import THREADS, fetch, measure, report
+
+MODEL = "SmolLM2-135M-Instruct Q4_1"
+
+
+class Context:
+    """The C interface, without what the Python binding does about each call."""
+
+    def __init__(self, **settings):
+        self.llama = llama_cpp.Llama(
+            str(fetch("smollm2.gguf")), n_ctx=1024, n_batch=512, n_ubatch=512, n_threads=THREADS, n_threads_batch=THREADS,
+            verbose=False, **settings,
+        )
+        self.context = self.llama.ctx
+        self.vocab = self.llama.n_vocab()
+
+    def clear(self) -> None:
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+
+    def feed(self, ids) -> np.ndarray:
+        """The last id's logits."""
+        array = (llama_cpp.llama_token * len(ids))(*ids)
+        if llama_cpp.llama_decode(self.context, llama_cpp.llama_batch_get_one(array, len(ids))):
+            raise RuntimeError("llama_decode failed")
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.context, -1), (self.vocab,))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=8)
+    args = parser.parse_args()
+    model = Context()
+    random = np.random.default_rng(0)
+    prompts = {n: random.integers(100, 49000, n).tolist() for n in (32, 128, 512)}
+
+    def prefill(n):
+        def run():
+            model.clear()
+            model.feed(prompts[n])[0]
+        return run
+
+    def decode():
+        """From a filled cache: the 32 prompt tokens are put back before each run, outside the time."""
+        token = decode.first
+        for _ in range(128):
+            token = int(model.feed([token]).argmax())
+
+    def ready():
+        model.clear()
+        decode.first = int(model.feed(prompts[32]).argmax())
+
+    decode.ready = ready
+    peer = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
+    cases = {f"prefill {n}": prefill(n) for n in prompts} | {"decode 128 at batch 1": decode}
+    for name, times in measure(cases, rounds=args.rounds, each=2, pause=0.0).items():
+        report(peer, MODEL, name, times, tokens=int(name.split()[1]))
+
+
+if __name__ == "__main__":
+    main()
