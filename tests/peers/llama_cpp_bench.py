@@ -13,11 +13,21 @@ MODEL = "SmolLM2-135M-Instruct Q4_1"
 class Context:
     """The C interface, without what the Python binding does about each call."""
 
-    def __init__(self, **settings):
+    def __init__(self, extra: bool = False, **settings):
+        # Without its extra buffer types. Here they are AMX's tiles: Q4_1 and Q8_0 have no other on x86.
+        defaults = llama_cpp.llama_cpp.llama_model_default_params
+
+        def parameters():
+            given = defaults()
+            given.use_extra_bufts = extra
+            return given
+
+        llama_cpp.llama_cpp.llama_model_default_params = parameters
         self.llama = llama_cpp.Llama(
             str(fetch("smollm2.gguf")), n_ctx=1024, n_batch=512, n_ubatch=512, n_threads=THREADS, n_threads_batch=THREADS,
             verbose=False, **settings,
         )
+        llama_cpp.llama_cpp.llama_model_default_params = defaults
         self.context = self.llama.ctx
         self.vocab = self.llama.n_vocab()
 
@@ -35,8 +45,9 @@ class Context:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--amx", action="store_true", help="with AMX tiles; some virtual machines name AMX but fault on its first use")
     args = parser.parse_args()
-    model = Context()
+    model = Context(extra=args.amx)
     random = np.random.default_rng(0)
     prompts = {n: random.integers(100, 49000, n).tolist() for n in (32, 128, 512)}
 
