@@ -14,7 +14,7 @@ class Context:
     """The C interface, without what the Python binding does about each call."""
 
     def __init__(self, extra: bool = False, **settings):
-        # Without its extra buffer types. Here they are AMX's tiles: Q4_1 and Q8_0 have no other on x86.
+        # The extra buffer types are AMX's tiles where the processor has them: Q4_1 and Q8_0 have no other on x86.
         defaults = llama_cpp.llama_cpp.llama_model_default_params
 
         def parameters():
@@ -45,33 +45,38 @@ class Context:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--amx", action="store_true", help="with AMX tiles; some virtual machines name AMX but fault on its first use")
+    parser.add_argument("--amx", action="store_true", help="AMX's tiles too; a build without the flags of `setup` faults with GCC 12")
     args = parser.parse_args()
-    model = Context(extra=args.amx)
     random = np.random.default_rng(0)
     prompts = {n: random.integers(100, 49000, n).tolist() for n in (32, 128, 512)}
 
-    def prefill(n):
-        def run():
+    def cases(model, of):
+        def prefill(n):
+            def run():
+                model.clear()
+                model.feed(prompts[n])[0]
+            return run
+
+        def decode():
+            """From a filled cache: the 32 prompt tokens are put back before each run, outside the time."""
+            token = decode.first
+            for _ in range(128):
+                token = int(model.feed([token]).argmax())
+
+        def ready():
             model.clear()
-            model.feed(prompts[n])[0]
-        return run
+            decode.first = int(model.feed(prompts[32]).argmax())
 
-    def decode():
-        """From a filled cache: the 32 prompt tokens are put back before each run, outside the time."""
-        token = decode.first
-        for _ in range(128):
-            token = int(model.feed([token]).argmax())
+        decode.ready = ready
+        runs = {f"prefill {n}": prefill(n) for n in prompts} | {"decode 128": decode}
+        return {(of, name): run for name, run in runs.items()}
 
-    def ready():
-        model.clear()
-        decode.first = int(model.feed(prompts[32]).argmax())
-
-    decode.ready = ready
     peer = f"llama.cpp (llama-cpp-python {llama_cpp.__version__})"
-    cases = {f"prefill {n}": prefill(n) for n in prompts} | {"decode 128 at batch 1": decode}
-    for name, times in measure(cases, rounds=args.rounds, each=2, pause=0.0).items():
-        report(peer, MODEL, name, times, tokens=int(name.split()[1]))
+    both = cases(Context(), peer + ", without AMX")
+    if args.amx:
+        both |= cases(Context(extra=True), peer + ", AMX")
+    for (of, name), times in measure(dict(sorted(both.items(), key=lambda case: case[0][1])), args.rounds, each=2).items():
+        report(of, MODEL, name + (" at batch 1" if "decode" in name else ""), times, tokens=int(name.split()[1]))
 
 
 if __name__ == "__main__":
