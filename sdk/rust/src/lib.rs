@@ -97,8 +97,10 @@ pub use model::Model;
 pub use output::Output;
 pub use package::Package;
 pub use record::{CacheSlot, Outputs, Program, Recorder, compile};
+/// Any JSON.
+pub use serde_json::Value;
 pub use shape::{IntoDim, IntoShape};
-pub use stream::{Stream, TextStream};
+pub use stream::{Stream, StreamedText};
 pub use tensor::{Attend, Tensor};
 pub use weights::Weights;
 
@@ -111,6 +113,6 @@ pub mod prelude {
     pub use crate::text;
     pub use crate::{
         Attend, CacheSpec, Context, DType, Dim, Error, File, FileWriter, Input, KvCache, Model, Output, Package,
-        Program, Recorder, Result, Stream, Tensor, TextStream, Weights, compile,
+        Program, Recorder, Result, Stream, StreamedText, Tensor, Weights, compile,
     };
 }

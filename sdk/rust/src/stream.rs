@@ -56,9 +56,9 @@ impl<T: Output> Output for Stream<T> {
 
 /// A text whose pieces are sent as they come: the output is the list of them, and its reader puts them together.
 #[derive(Debug, Default)]
-pub struct TextStream(());
+pub struct StreamedText(());
 
-impl TextStream {
+impl StreamedText {
     /// Nothing sent yet.
     pub fn new() -> Self {
         Self(())
@@ -76,7 +76,7 @@ impl TextStream {
     }
 }
 
-impl Output for TextStream {
+impl Output for StreamedText {
     /// As Cog's `ConcatenateIterator`.
     fn schema() -> Value {
         json!({
