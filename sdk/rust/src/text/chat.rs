@@ -218,8 +218,11 @@ impl ChatTemplate {
         if self.format.ends() {
             marks.push(&eos);
         }
+        // Not every tokenizer says that the marks are special.
+        let mut never = Vec::new();
         for mark in marks {
             let ids = tokenizer.encode_with(mark, Specials::Parse);
+            never.extend(&ids);
             if ids.len() != 1 {
                 return Err(Error::unsupported(format!(
                     "the chat format `{}` needs the special token {mark:?}, which the tokenizer lacks: it is the format of another \
@@ -229,7 +232,8 @@ impl ChatTemplate {
             }
         }
         let pieces = self.pieces(messages, generation, &bos, &eos)?;
-        Ok(tokenizer.encode_pieces(pieces.iter().map(|(text, specials)| (text.as_ref(), *specials))))
+        let pieces = pieces.iter().map(|(text, specials)| (text.as_ref(), *specials));
+        Ok(tokenizer.encode_pieces_but(pieces, &never))
     }
 
     /// What a prompt starts with (empty if with nothing), and `eos_token`.
