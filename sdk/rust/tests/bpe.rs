@@ -500,6 +500,24 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_broken_file_is_an_error_or_a_tokenizer(at in 0_usize..20_000, byte: u8, cut: bool, unigrams: bool) {
+        let mut file = if unigrams { unigram(true) } else { SMOLLM2.to_owned() }.into_bytes();
+        if cut {
+            file.truncate(at);
+        } else if let Some(old) = file.get_mut(at) {
+            *old = byte;
+        }
+        if let Ok(tokenizer) = Tokenizer::from_json(&file) {
+            let ids = tokenizer.encode("Hello <|im_end|> wörld 12");
+            tokenizer.decode(&ids, false);
+        }
+    }
+}
+
 /// SentencePiece by its definition: again and again the best pair, of equals the leftmost.
 fn by_definition(gguf: &GgufVocab, text: &str) -> Vec<u32> {
     let find = |text: &str| gguf.tokens.iter().position(|token| token == text);

@@ -207,6 +207,8 @@ impl ChatTemplate {
     }
 
     /// The ids of the prompt. `generation` says that the model answers next. Special tokens that a message writes out are text.
+    /// The marks of some formats are no special tokens to begin with: `[INST]` and `<<SYS>>` of Llama 2 and Mistral, `<|user|>` and the
+    /// like of Zephyr. There a message may say what the template says, as it may with every other implementation.
     ///
     /// # Errors
     /// `invalid_input` if the format has no place for a message; `unsupported` if the tokenizer lacks a special token that the format

@@ -49,7 +49,7 @@ impl VocabBuilder {
         self.tokens.len()
     }
 
-    /// The vocabulary. Of a token that was given several ids the last one counts; of an id with several tokens, too.
+    /// The vocabulary. Of a token with several ids the largest counts, of an id with several tokens the last.
     pub(super) fn finish(mut self) -> Vocab {
         self.tokens.sort_by_key(|(id, ..)| *id);
         let ids = self.tokens.last().map_or(0, |(id, ..)| *id as usize + 1);
