@@ -34,7 +34,7 @@
 //! - [`derive@Input`] and [`derive@Output`] make the JSON Schema out of your types.
 //! - [`Tensor`] lives in the host and has candle's method names; [`compile`] records what you do with tensors as a program that
 //!   the host compiles once and runs with one call.
-//! - [`nn`] has layers that load from weights, [`text`] has tokenizers.
+//! - [`nn`] has layers that load from weights, [`text`] has tokenizers and chat templates.
 
 // Lets the derived code name this crate from inside it, too.
 extern crate self as maquette;

@@ -33,6 +33,20 @@ pub(super) struct Added {
     changed: Vec<(u32, String)>,
 }
 
+/// Which tokens count.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Look<'n> {
+    pub(super) specials: Specials,
+    /// Those that do not count where special ones do not, either.
+    pub(super) never: &'n [u32],
+}
+
+impl Look<'_> {
+    fn counts(self, token: &AddedToken) -> bool {
+        self.specials == Specials::Parse || !(token.special || self.never.contains(&token.id))
+    }
+}
+
 /// Where a token is in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hit {
@@ -76,7 +90,7 @@ impl Added {
     }
 
     /// Finds tokens in a text, and tells where it was before `text` was taken from it: `offset`. `normalized` says which are looked for.
-    pub(super) fn find(&self, text: &str, normalized: bool, specials: Specials, offset: usize, hits: &mut Vec<Hit>) {
+    pub(super) fn find(&self, text: &str, normalized: bool, look: Look<'_>, offset: usize, hits: &mut Vec<Hit>) {
         let (before, after) = self.tokens.split_at(self.normalized);
         let tokens = if normalized { after } else { before };
         if tokens.is_empty() {
@@ -103,7 +117,7 @@ impl Added {
             let (mut start, mut end) = (at, at + token.text.len());
             // Even if it does not count, the search goes on after it.
             at = end;
-            if token.special && specials == Specials::Text {
+            if !look.counts(token) {
                 continue;
             }
             if token.single_word && (text[..start].ends_with(is_word) || text[end..].starts_with(is_word)) {

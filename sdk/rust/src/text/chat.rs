@@ -207,6 +207,8 @@ impl ChatTemplate {
     }
 
     /// The ids of the prompt. `generation` says that the model answers next. Special tokens that a message writes out are text.
+    /// The marks of some formats are no special tokens to begin with: `[INST]` and `<<SYS>>` of Llama 2 and Mistral, `<|user|>` and the
+    /// like of Zephyr. There a message may say what the template says, as it may with every other implementation.
     ///
     /// # Errors
     /// `invalid_input` if the format has no place for a message; `unsupported` if the tokenizer lacks a special token that the format
@@ -218,8 +220,11 @@ impl ChatTemplate {
         if self.format.ends() {
             marks.push(&eos);
         }
+        // Not every tokenizer says that the marks are special.
+        let mut never = Vec::new();
         for mark in marks {
             let ids = tokenizer.encode_with(mark, Specials::Parse);
+            never.extend(&ids);
             if ids.len() != 1 {
                 return Err(Error::unsupported(format!(
                     "the chat format `{}` needs the special token {mark:?}, which the tokenizer lacks: it is the format of another \
@@ -229,7 +234,8 @@ impl ChatTemplate {
             }
         }
         let pieces = self.pieces(messages, generation, &bos, &eos)?;
-        Ok(tokenizer.encode_pieces(pieces.iter().map(|(text, specials)| (text.as_ref(), *specials))))
+        let pieces = pieces.iter().map(|(text, specials)| (text.as_ref(), *specials));
+        Ok(tokenizer.encode_pieces_but(pieces, &never))
     }
 
     /// What a prompt starts with (empty if with nothing), and `eos_token`.

@@ -17,7 +17,7 @@ pub(super) struct File {
     pub(super) model: Value,
     pub(super) vocab: VocabBuilder,
     /// Of Unigram models, by id.
-    pub(super) scores: Vec<f32>,
+    pub(super) scores: Vec<f64>,
     pub(super) merges: Merges,
 }
 
@@ -87,7 +87,7 @@ enum Part<'f> {
     File(&'f mut File),
     Model(&'f mut File),
     /// An object of ids by token; a list of tokens and scores with Unigram.
-    Vocab(&'f mut VocabBuilder, &'f mut Vec<f32>),
+    Vocab(&'f mut VocabBuilder, &'f mut Vec<f64>),
     /// A list of strings `left right`, or of pairs.
     Merges(&'f mut Merges),
     Merge(&'f mut Merges),
@@ -159,7 +159,7 @@ impl<'de> Visitor<'de> for Part<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         match self {
             Self::Vocab(vocab, scores) => {
-                while let Some((token, score)) = list.next_element::<(String, f32)>()? {
+                while let Some((token, score)) = list.next_element::<(String, f64)>()? {
                     let id = vocab.len() as u64;
                     vocab
                         .push(&token, id)

@@ -11,6 +11,7 @@ use super::decode::Decode;
 use super::file::{File, kind, list, text_of};
 use super::normalize::Normalize;
 use super::split::Split;
+use super::unigram::Unigram;
 use super::vocab::Vocab;
 use super::wordpiece::WordPiece;
 use super::{Model, Tokenizer};
@@ -74,9 +75,16 @@ pub(super) fn build(json: &[u8]) -> Result<Tokenizer> {
                 whole_words: flag("ignore_merges").then(|| added.special().to_vec()),
             })
         }
+        "Unigram" => Model::Unigram(Unigram::new(
+            &vocab,
+            std::mem::take(&mut file.scores),
+            model["unk_id"].as_u64(),
+            model["byte_fallback"].as_bool().unwrap_or(false),
+            added.special().to_vec(),
+        )?),
         other => {
             return Err(Error::unsupported(format!(
-                "tokenizer.json: the model is `{other}`; this SDK knows `BPE` and `WordPiece`"
+                "tokenizer.json: the model is `{other}`; this SDK knows `BPE`, `Unigram` and `WordPiece`"
             )));
         }
     };

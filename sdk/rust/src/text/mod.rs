@@ -17,13 +17,14 @@ mod normalize;
 mod pattern;
 mod split;
 mod stream;
+mod unigram;
 mod vocab;
 mod wordpiece;
 
 use std::borrow::Cow;
 
 use crate::Result;
-use added::{Added, Hit, Part, parts};
+use added::{Added, Hit, Look, Part, parts};
 use bpe::{Bpe, Scratch};
 pub use chat::{ChatTemplate, Message};
 use decode::Decode;
@@ -31,13 +32,14 @@ pub use gguf::GgufVocab;
 use normalize::Normalize;
 use split::Split;
 pub use stream::TextStream;
+use unigram::Unigram;
 use vocab::Vocab;
 use wordpiece::WordPiece;
 
 /// A tokenizer: text to ids, and back.
 ///
-/// Understands WordPiece with what BERT and its relatives have around it, and BPE, over bytes as GPT-2 has it and over characters as
-/// SentencePiece has it, with what language models have around it. What it does not know it refuses by name. Padding and truncation
+/// Understands WordPiece with what BERT and its relatives have around it, BPE, over bytes as GPT-2 has it and over characters as
+/// SentencePiece has it, with what language models have around it, and Unigram without a precompiled normalizer. What it does not know it refuses by name. Padding and truncation
 /// that the file may ask for are left to the model.
 ///
 /// Special tokens written out in a text are text: a caller cannot inject them. [`Tokenizer::encode_with`] and
@@ -61,6 +63,7 @@ pub struct Tokenizer {
 enum Model {
     WordPiece(WordPiece),
     Bpe(Bpe),
+    Unigram(Unigram),
 }
 
 /// What special tokens that are written out in a text become.
@@ -99,7 +102,7 @@ impl Tokenizer {
     pub fn encode_truncated(&self, text: &str, max: usize) -> Vec<u32> {
         let room = max.saturating_sub(self.before.len() + self.after.len());
         let mut ids = self.before.clone();
-        self.encode_into(text, Specials::Text, room, &mut ids);
+        self.encode_into(text, Look::default(), room, &mut ids);
         ids.extend(&self.after);
         ids
     }
@@ -112,37 +115,43 @@ impl Tokenizer {
     /// The ids of a text in pieces, some of which are the model's own and some of which are not, with nothing put around it. The
     /// pieces are one text, words may lie across them; only added tokens may not.
     pub fn encode_pieces<'t>(&self, pieces: impl IntoIterator<Item = (&'t str, Specials)>) -> Vec<u32> {
+        self.encode_pieces_but(pieces, &[])
+    }
+
+    /// The same, with some more added tokens that are text where special ones are.
+    fn encode_pieces_but<'t>(&self, pieces: impl IntoIterator<Item = (&'t str, Specials)>, never: &[u32]) -> Vec<u32> {
         let mut text = String::new();
         let mut hits = Vec::new();
         let mut parsed = true;
         for (piece, specials) in pieces {
-            self.added.find(piece, false, specials, text.len(), &mut hits);
+            self.added
+                .find(piece, false, Look { specials, never }, text.len(), &mut hits);
             text.push_str(piece);
             parsed &= specials == Specials::Parse;
         }
         // After normalization it is no longer known what was in which piece.
         let specials = if parsed { Specials::Parse } else { Specials::Text };
         let mut ids = Vec::new();
-        self.encode_parts(&text, &hits, specials, usize::MAX, &mut ids);
+        self.encode_parts(&text, &hits, Look { specials, never }, usize::MAX, &mut ids);
         ids
     }
 
     /// Appends up to `room` ids of a text.
-    fn encode_into(&self, text: &str, specials: Specials, room: usize, ids: &mut Vec<u32>) {
+    fn encode_into(&self, text: &str, look: Look<'_>, room: usize, ids: &mut Vec<u32>) {
         let mut hits = Vec::new();
-        self.added.find(text, false, specials, 0, &mut hits);
-        self.encode_parts(text, &hits, specials, room, ids);
+        self.added.find(text, false, look, 0, &mut hits);
+        self.encode_parts(text, &hits, look, room, ids);
     }
 
     /// Appends up to `room` ids of a text in which the tokens before normalization are found.
-    fn encode_parts(&self, text: &str, hits: &[Hit], specials: Specials, room: usize, ids: &mut Vec<u32>) {
+    fn encode_parts(&self, text: &str, hits: &[Hit], look: Look<'_>, room: usize, ids: &mut Vec<u32>) {
         let limit = ids.len().saturating_add(room);
         let mut scratch = Scratch::default();
         let mut first = true;
         for part in parts(text, hits) {
             match part {
                 Part::Token(id) => ids.push(id),
-                Part::Text(text) => self.encode_text(text, first, specials, limit, &mut scratch, ids),
+                Part::Text(text) => self.encode_text(text, first, look, limit, &mut scratch, ids),
             }
             if ids.len() >= limit {
                 break;
@@ -156,7 +165,7 @@ impl Tokenizer {
         &self,
         text: &str,
         first: bool,
-        specials: Specials,
+        look: Look<'_>,
         limit: usize,
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
@@ -166,7 +175,7 @@ impl Tokenizer {
             text = step.apply(text);
         }
         let mut hits = Vec::new();
-        self.added.find(&text, true, specials, 0, &mut hits);
+        self.added.find(&text, true, look, 0, &mut hits);
         for (n, part) in parts(&text, &hits).enumerate() {
             match part {
                 Part::Token(id) => ids.push(id),
@@ -187,6 +196,7 @@ impl Tokenizer {
         match &self.model {
             Model::WordPiece(model) => model.encode(&self.vocab, word, ids),
             Model::Bpe(model) => model.encode(&self.vocab, word, scratch, ids),
+            Model::Unigram(model) => model.encode(&self.vocab, word, ids),
         }
     }
 

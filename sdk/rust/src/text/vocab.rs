@@ -49,7 +49,7 @@ impl VocabBuilder {
         self.tokens.len()
     }
 
-    /// The vocabulary. Of a token that was given several ids the last one counts; of an id with several tokens, too.
+    /// The vocabulary. Of a token with several ids the largest counts, of an id with several tokens the last.
     pub(super) fn finish(mut self) -> Vocab {
         self.tokens.sort_by_key(|(id, ..)| *id);
         let ids = self.tokens.last().map_or(0, |(id, ..)| *id as usize + 1);
@@ -97,7 +97,13 @@ impl Vocab {
     }
 
     fn place(&self, token: &[u8]) -> usize {
-        hash(token) as usize & (self.index.len() - 1)
+        let hash = token.iter().fold(SEED, |hash, byte| step(hash, *byte));
+        self.slot(hash)
+    }
+
+    fn slot(&self, hash: u64) -> usize {
+        // The high bits are the better ones.
+        (hash ^ (hash >> 32)) as usize & (self.index.len() - 1)
     }
 
     /// The id of a token as its file writes it.
@@ -105,7 +111,10 @@ impl Vocab {
         if token.is_empty() || token.len() > self.longest {
             return None;
         }
-        let mut at = self.place(token);
+        self.id_at(self.place(token), token)
+    }
+
+    fn id_at(&self, mut at: usize, token: &[u8]) -> Option<u32> {
         loop {
             let id = *self.index.get(at)?;
             if id == EMPTY {
@@ -115,6 +124,17 @@ impl Vocab {
                 return Some(id);
             }
             at = (at + 1) & (self.index.len() - 1);
+        }
+    }
+
+    /// Calls `each` with the id and the length of every token that the bytes start with, the shortest first.
+    pub(super) fn prefixes(&self, bytes: &[u8], mut each: impl FnMut(u32, usize)) {
+        let mut hash = SEED;
+        for (n, byte) in bytes.iter().take(self.longest).enumerate() {
+            hash = step(hash, *byte);
+            if let Some(id) = self.id_at(self.slot(hash), &bytes[..=n]) {
+                each(id, n + 1);
+            }
         }
     }
 
@@ -138,11 +158,9 @@ impl Vocab {
     }
 }
 
-/// FNV-1a, with its high bits folded in.
-fn hash(bytes: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in bytes {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash ^ (hash >> 32)
+/// FNV-1a.
+const SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn step(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
 }
