@@ -105,5 +105,5 @@ def write_golden(name: str, made_by: str, content: dict) -> None:
 
     path = GOLDEN / name
     path.parent.mkdir(exist_ok=True)
-    path.write_text(dump({"made_by": made_by} | content, 0) + "\n")
+    path.write_text(dump({"made_by": f"python tests/peers/{made_by}"} | content, 0) + "\n")
     print(f"{path.name}: {path.stat().st_size} bytes")
