@@ -1,11 +1,12 @@
 //! What each op returns for what it is given: element types and shapes. Written once, for numbers and for polynomials.
 
 mod shapes;
+mod vision;
 
 use smallvec::SmallVec;
 
 use crate::MAX_RANK;
-use crate::attrs::{attr_axis, attr_dtype, attr_flag, attr_float, normalise};
+use crate::attrs::{attr_axis, attr_dtype, attr_flag, attr_float, attr_int, normalise};
 use crate::dtype::DType;
 use crate::error::Error;
 use crate::extent::Extent;
@@ -303,6 +304,26 @@ impl<E: Extent> Rule<'_, E> {
                     shape: std::iter::once(len).collect(),
                 })
             }
+            Op::Conv2d
+            | Op::ConvTranspose2d
+            | Op::MaxPool2d
+            | Op::AvgPool2d
+            | Op::AdaptiveAvgPool2d
+            | Op::ResizeNearest2d
+            | Op::ResizeBilinear2d
+            | Op::GroupNorm
+            | Op::BatchNorm
+            | Op::Prelu
+            | Op::LeakyRelu
+            | Op::Elu
+            | Op::HardSigmoid
+            | Op::HardSwish
+            | Op::Mish
+            | Op::Softplus
+            | Op::PixelShuffle
+            | Op::PixelUnshuffle
+            | Op::Randn
+            | Op::RandUniform => self.vision(),
         }
     }
 
@@ -391,6 +412,20 @@ impl<E: Extent> Rule<'_, E> {
         attr_float(self.spec, self.attrs, at)
             .filter(|value| !value.is_nan())
             .ok_or_else(|| self.misfit(at))
+    }
+
+    /// An integer attribute from a range.
+    fn int(&self, at: usize, range: std::ops::RangeInclusive<i64>) -> Result<i64, Error> {
+        let value = attr_int(self.spec, self.attrs, at).ok_or_else(|| self.misfit(at))?;
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        Err(Error::invalid_input(format!(
+            "{} is {value}; it must be from {} to {}",
+            self.spec.attrs[at].name,
+            range.start(),
+            range.end()
+        )))
     }
 
     fn dtype(&self, at: usize) -> Result<DType, Error> {
