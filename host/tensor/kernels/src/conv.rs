@@ -289,7 +289,7 @@ fn take(
         if let Some(whole) = image.get(from..from.wrapping_add(NR)) {
             // Longer than needed, but of a length that the compiler knows.
             to.copy_from_slice(whole);
-        } else {
+        } else if inside > 0 {
             to[before..before + inside].copy_from_slice(&image[start + skipped..][..inside]);
         }
         to[..before].fill(0.0);
