@@ -8,6 +8,7 @@ mod join;
 mod matrix;
 mod norm;
 pub(crate) mod rows;
+mod vision;
 
 pub(crate) use dense::elements;
 
@@ -121,6 +122,7 @@ impl Kernel<'_> {
         match (self.spec.op, self.inputs.first()) {
             (Op::Full, _) => self.full(self.float(1)?),
             (Op::Arange, _) => self.arange(),
+            (Op::Randn | Op::RandUniform, _) => self.random(),
             (op, Some(x)) => self.with_input(op, x),
             (_, None) => Err(Error::internal("an op without inputs").into()),
         }
@@ -234,7 +236,27 @@ impl Kernel<'_> {
             Op::LogSoftmax => norm::log_softmax(x, self.axis(0, x.rank())?)?,
             Op::LayerNorm => self.layer_norm(x, self.input(1)?, self.inputs.get(2).copied(), self.float(0)? as f32)?,
             Op::RmsNorm => self.rms_norm(x, self.input(1)?, self.float(0)? as f32)?,
-            Op::Full | Op::Arange => return Err(Error::internal("an op that takes no input was given one").into()),
+            Op::Conv2d
+            | Op::ConvTranspose2d
+            | Op::MaxPool2d
+            | Op::AvgPool2d
+            | Op::AdaptiveAvgPool2d
+            | Op::ResizeNearest2d
+            | Op::ResizeBilinear2d
+            | Op::GroupNorm
+            | Op::BatchNorm
+            | Op::Prelu
+            | Op::LeakyRelu
+            | Op::Elu
+            | Op::HardSigmoid
+            | Op::HardSwish
+            | Op::Mish
+            | Op::Softplus
+            | Op::PixelShuffle
+            | Op::PixelUnshuffle => self.vision(op)?,
+            Op::Full | Op::Arange | Op::Randn | Op::RandUniform => {
+                return Err(Error::internal("an op that takes no input was given one").into());
+            }
         })
     }
 

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
+#[path = "every_op/vision.rs"]
+mod vision;
 
 use common::{Plain, Random, in_some_layout, read, rounded, scope};
 use maquette_tensor::ops::{Attr, DType, Dim, Op, OpId, OpSpec, Type, table};
@@ -541,6 +543,26 @@ fn example(random: &mut Random, op: Op) -> Example {
                 depth: width,
             }
         }
+        Op::Conv2d
+        | Op::ConvTranspose2d
+        | Op::MaxPool2d
+        | Op::AvgPool2d
+        | Op::AdaptiveAvgPool2d
+        | Op::ResizeNearest2d
+        | Op::ResizeBilinear2d
+        | Op::GroupNorm
+        | Op::BatchNorm
+        | Op::Prelu
+        | Op::LeakyRelu
+        | Op::Elu
+        | Op::HardSigmoid
+        | Op::HardSwish
+        | Op::Mish
+        | Op::Softplus
+        | Op::PixelShuffle
+        | Op::PixelUnshuffle
+        | Op::Randn
+        | Op::RandUniform => vision::example(random, op),
         Op::Full => {
             let expected = Plain::from_fn(&shape, |_| 7.0);
             let attrs = vec![

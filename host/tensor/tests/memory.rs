@@ -94,6 +94,30 @@ fn example(spec: &OpSpec, dtype: DType, rank: usize) -> (Vec<(Vec<usize>, DType)
         "attention/1" => vec![(vec![4, 24, 2, 64], dtype); 3],
         "squeeze/1" => vec![([&[1][..], &shape].concat(), dtype)],
         "broadcast_to/1" => vec![(vec![1], dtype)],
+        "conv2d/1" if rank == 1 => vec![(vec![2, 8, 24, 24], dtype), (vec![8, 1, 3, 3], dtype)],
+        "conv2d/1" if rank == 2 => vec![
+            (vec![2, 32, 12, 12], dtype),
+            (vec![24, 32, 1, 1], dtype),
+            (vec![24], dtype),
+        ],
+        "conv2d/1" => vec![
+            (vec![2, 8, 24, 24], dtype),
+            (vec![16, 8, 3, 3], dtype),
+            (vec![16], dtype),
+        ],
+        "conv_transpose2d/1" => vec![
+            (vec![2, 16, 20, 20], dtype),
+            (vec![16, 12, 3, 3], dtype),
+            (vec![12], dtype),
+        ],
+        "max_pool2d/1" | "avg_pool2d/1" | "adaptive_avg_pool2d/1" | "resize_nearest2d/1" | "resize_bilinear2d/1" => {
+            vec![(vec![2, 8, 24, 32], dtype)]
+        }
+        "pixel_shuffle/1" | "pixel_unshuffle/1" => vec![(vec![2, 8, 24, 32], dtype)],
+        "group_norm/1" if rank == 1 => vec![(vec![2, 5120], dtype), (vec![5120], dtype), (vec![5120], dtype)],
+        "group_norm/1" => vec![(vec![2, 8, 24, 32], dtype), (vec![8], dtype), (vec![8], dtype)],
+        "batch_norm/1" => [vec![(vec![2, 8, 24, 32], dtype)], vec![(vec![8], dtype); 4]].concat(),
+        "prelu/1" => vec![(vec![2, 8, 24, 32], dtype), (vec![8], dtype)],
         _ => spec
             .inputs
             .iter()
@@ -106,6 +130,11 @@ fn example(spec: &OpSpec, dtype: DType, rank: usize) -> (Vec<(Vec<usize>, DType)
         ("permute/1", ..) => ints(&(0..shape.len()).rev().collect::<Vec<_>>()),
         ("transpose/1", "dim2", _) => Attr::Int(-1),
         ("clamp/1", "max", _) => Attr::Int(1),
+        ("conv2d/1", "groups", _) => Attr::Int(if rank == 1 { 8 } else { 1 }),
+        ("group_norm/1", "groups", _) => Attr::Int(4),
+        (_, "kernel", _) => Attr::Int(3),
+        (_, "size", _) => ints(&[40, 50]),
+        (_, "factor", _) => Attr::Int(2),
         (_, "dtype", _) => Attr::DType(if spec.name == "cast/1" { DType::F32 } else { dtype }),
         (_, "len", _) => Attr::Int(if spec.name == "narrow/1" { 1 } else { 200 }),
         (_, _, AttrKind::Shape) => ints(&shape),
@@ -123,6 +152,7 @@ fn no_op_allocates_more_than_the_budget_was_charged() {
     // Thread pools start outside the measurements.
     rayon::join(|| (), || ());
     let mut tried = 0;
+    let mut ops = std::collections::BTreeSet::new();
     for (i, spec) in table().iter().enumerate() {
         for dtype in DType::ALL {
             for rank in 1..=3 {
@@ -140,13 +170,17 @@ fn no_op_allocates_more_than_the_budget_was_charged() {
                     // The first run fills caches of the thread pools and the matrix kernel.
                     let Ok(_) = run() else { continue };
                     tried += 1;
+                    ops.insert(spec.name);
                     let before = budget.used() as i64;
                     let (output, left, peak) = measured(run);
                     let output = output.unwrap();
                     let charged = budget.used() as i64 - before;
                     let shapes: Vec<Vec<u32>> = refs.iter().map(|t| t.shape().to_vec()).collect();
                     let what = || format!("{} of {dtype} {:?}", spec.name, shapes);
-                    let slack = if matches!(spec.name, "matmul/1" | "linear/1" | "attention/1") {
+                    let slack = if matches!(
+                        spec.name,
+                        "matmul/1" | "linear/1" | "attention/1" | "conv2d/1" | "conv_transpose2d/1"
+                    ) {
                         PACKING
                     } else {
                         SLACK
@@ -166,6 +200,13 @@ fn no_op_allocates_more_than_the_budget_was_charged() {
         }
     }
     assert!(tried > 700, "{tried}");
+    let images = table()
+        .iter()
+        .map(|spec| spec.name)
+        .skip_while(|name| *name != "conv2d/1")
+        .take(20);
+    let skipped: Vec<&str> = images.filter(|name| !ops.contains(name)).collect();
+    assert!(skipped.is_empty(), "{skipped:?} never ran");
 }
 
 fn node(op: &str, inputs: &[u32], attrs: &[Attr]) -> Node {

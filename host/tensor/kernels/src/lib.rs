@@ -4,15 +4,25 @@
 //! must be, and panics with a message where they are not; it allocates only what its documentation says. Results do not depend
 //! on how many threads there are.
 
+pub mod activation;
 pub mod attention;
+pub mod channels;
+pub mod conv;
+mod conv_transpose;
+mod depthwise;
 pub mod gemm;
 pub mod kv;
 pub mod map;
 pub mod math;
 pub mod norm;
 mod parts;
+pub mod pool;
 pub mod quantized;
+pub mod random;
+pub mod resize;
 pub mod rope;
+mod scratch;
+pub mod shuffle;
 mod simd;
 pub mod team;
 

@@ -24,6 +24,11 @@ impl<'a, T> Parts<'a, T> {
         }
     }
 
+    /// Elements of the whole slice.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// One part.
     ///
     /// # Safety

@@ -51,6 +51,35 @@ pub fn attr_int(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<i64> {
     }
 }
 
+/// A pair attribute, `[y, x]`, or its default.
+pub fn attr_pair(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<[i64; 2]> {
+    match (attrs.get(at), spec.attrs.get(at)?.kind) {
+        (Some(Attr::Int(both)), _) => Some([*both; 2]),
+        (Some(Attr::Ints(ints)), _) => match ints[..] {
+            [both] => Some([both; 2]),
+            [y, x] => Some([y, x]),
+            _ => None,
+        },
+        (None | Some(Attr::Unset), AttrKind::Pair(default)) => default,
+        _ => None,
+    }
+}
+
+/// A padding attribute, `[top, bottom, left, right]`; none if it is not given.
+pub fn attr_padding(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<[i64; 4]> {
+    match (attrs.get(at), spec.attrs.get(at)?.kind) {
+        (Some(Attr::Int(all)), _) => Some([*all; 4]),
+        (Some(Attr::Ints(ints)), _) => match ints[..] {
+            [all] => Some([all; 4]),
+            [y, x] => Some([y, y, x, x]),
+            [top, bottom, left, right] => Some([top, bottom, left, right]),
+            _ => None,
+        },
+        (None | Some(Attr::Unset), AttrKind::Padding) => Some([0; 4]),
+        _ => None,
+    }
+}
+
 /// A place among `rank` dimensions.
 ///
 /// # Errors

@@ -1,6 +1,8 @@
 //! What an op costs on a CPU: work, and the bytes that it takes before it gives any back. Budgets, plans and quotes read it, so it
 //! speaks of what the implementations in maquette-tensor do; a test there holds it against a counting allocator.
 
+mod vision;
+
 use crate::attrs::{attr_axis, normalise};
 use crate::dtype::DType;
 use crate::table::{Op, OpSpec};
@@ -100,14 +102,14 @@ impl OpSpec {
             };
         }
         Cost {
-            flops: self.flops(inputs, output),
+            flops: self.flops(inputs, attrs, output),
             shares,
             output_bytes,
             temporary_bytes: self.temporaries(inputs, attrs, output),
         }
     }
 
-    fn flops(&self, inputs: &[Operand<'_>], output: &Type<u32>) -> u64 {
+    fn flops(&self, inputs: &[Operand<'_>], attrs: &[Attr], output: &Type<u32>) -> u64 {
         let out = output.elements();
         let input = || {
             inputs
@@ -137,6 +139,26 @@ impl OpSpec {
             Op::Exp | Op::Log | Op::Sin | Op::Cos | Op::Tanh | Op::Powf => 10,
             Op::Sigmoid | Op::Silu | Op::Gelu => 14,
             Op::GeluErf | Op::Erf => 25,
+            Op::Conv2d
+            | Op::ConvTranspose2d
+            | Op::MaxPool2d
+            | Op::AvgPool2d
+            | Op::AdaptiveAvgPool2d
+            | Op::ResizeNearest2d
+            | Op::ResizeBilinear2d
+            | Op::GroupNorm
+            | Op::BatchNorm
+            | Op::Prelu
+            | Op::LeakyRelu
+            | Op::Elu
+            | Op::HardSigmoid
+            | Op::HardSwish
+            | Op::Mish
+            | Op::Softplus
+            | Op::PixelShuffle
+            | Op::PixelUnshuffle
+            | Op::Randn
+            | Op::RandUniform => return vision::flops(self, inputs, attrs, output),
             _ => 1,
         };
         out.saturating_mul(each)
@@ -235,6 +257,26 @@ impl OpSpec {
                 }
                 .saturating_add(attention_state(inputs))
             }
+            Op::Conv2d
+            | Op::ConvTranspose2d
+            | Op::MaxPool2d
+            | Op::AvgPool2d
+            | Op::AdaptiveAvgPool2d
+            | Op::ResizeNearest2d
+            | Op::ResizeBilinear2d
+            | Op::GroupNorm
+            | Op::BatchNorm
+            | Op::Prelu
+            | Op::LeakyRelu
+            | Op::Elu
+            | Op::HardSigmoid
+            | Op::HardSwish
+            | Op::Mish
+            | Op::Softplus
+            | Op::PixelShuffle
+            | Op::PixelUnshuffle
+            | Op::Randn
+            | Op::RandUniform => vision::temporaries(self, inputs, output),
             Op::Arange if half => out.saturating_mul(4),
             _ => 0,
         }

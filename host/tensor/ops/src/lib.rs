@@ -14,7 +14,7 @@ mod rules;
 mod table;
 mod types;
 
-pub use attrs::{attr_axis, attr_dtype, attr_flag, attr_float, attr_int, normalise};
+pub use attrs::{attr_axis, attr_dtype, attr_flag, attr_float, attr_int, attr_padding, attr_pair, normalise};
 pub use cost::{Cost, Form, Operand};
 pub use dim::Dim;
 pub use dtype::DType;

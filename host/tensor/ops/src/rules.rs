@@ -2,6 +2,7 @@
 
 mod attention;
 mod shapes;
+mod vision;
 
 use smallvec::SmallVec;
 
@@ -307,6 +308,26 @@ impl<E: Extent> Rule<'_, E> {
                     shape: std::iter::once(len).collect(),
                 })
             }
+            Op::Conv2d
+            | Op::ConvTranspose2d
+            | Op::MaxPool2d
+            | Op::AvgPool2d
+            | Op::AdaptiveAvgPool2d
+            | Op::ResizeNearest2d
+            | Op::ResizeBilinear2d
+            | Op::GroupNorm
+            | Op::BatchNorm
+            | Op::Prelu
+            | Op::LeakyRelu
+            | Op::Elu
+            | Op::HardSigmoid
+            | Op::HardSwish
+            | Op::Mish
+            | Op::Softplus
+            | Op::PixelShuffle
+            | Op::PixelUnshuffle
+            | Op::Randn
+            | Op::RandUniform => self.vision(),
         }
     }
 
