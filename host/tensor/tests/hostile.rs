@@ -267,7 +267,7 @@ fn any_attr() -> impl Strategy<Value = Attr> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_op_crashes_on_any_shapes_dtypes_or_attributes(
@@ -294,5 +294,49 @@ proptest! {
         prop_assert_eq!(budget.used(), before);
         drop(inputs);
         prop_assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn no_op_of_images_crashes_on_any_sizes(
+        op in prop::sample::select(table().iter().position(|spec| spec.name == "conv2d/1").map_or(0..0, |at| at..table().len()).collect::<Vec<_>>()),
+        image in prop::collection::vec(0_u32..7, 2..5),
+        weight in prop::collection::vec(0_u32..5, 1..5),
+        matched in any::<bool>(),
+        more in 0_usize..4,
+        dtype in prop::sample::select(DType::ALL.to_vec()),
+        attrs in prop::collection::vec(prop_oneof![
+            4 => (-1_i64..5).prop_map(Attr::Int),
+            2 => prop::collection::vec(-1_i64..5, 1..5).prop_map(Attr::Ints),
+            2 => Just(Attr::Unset),
+            1 => any_attr(),
+        ], 0..6),
+    ) {
+        let (scope, budget) = scope(1 << 20);
+        let channels = image[1];
+        let weight = if matched { [&[3, channels][..], &weight[1..]].concat() } else { weight };
+        let mut shapes = vec![image, weight];
+        shapes.extend(vec![vec![channels]; more]);
+        if more % 2 == 1 {
+            shapes.remove(1);
+        }
+        let inputs: Vec<Tensor> = shapes
+            .iter()
+            .map(|shape| {
+                let n = shape.iter().product::<u32>() as usize * dtype.size();
+                scope.from_bytes(dtype, shape, &vec![1; n]).unwrap()
+            })
+            .collect();
+        let refs: Vec<&Tensor> = inputs.iter().collect();
+        let before = budget.used();
+        for count in 0..=refs.len() {
+            match scope.apply(OpId(op as u32), &refs[..count], &attrs) {
+                Ok(output) => {
+                    let read = scope.read(&output);
+                    prop_assert!(read.is_ok_and(|bytes| bytes.len() as u64 == output.bytes()) || output.bytes() > 1 << 19);
+                }
+                Err(error) => prop_assert_ne!(error.code, Code::Internal, "{}", error),
+            }
+        }
+        prop_assert_eq!(budget.used(), before);
     }
 }

@@ -4,21 +4,36 @@
 //! must be, and panics with a message where they are not; it allocates only what its documentation says. Results do not depend
 //! on how many threads there are.
 
+pub mod activation;
 pub mod attention;
+pub mod channels;
+pub mod conv;
 pub mod conv1d;
+mod conv_transpose;
+mod depthwise;
 pub mod elementwise;
 pub mod fft;
 pub mod gemm;
 pub mod groups;
 pub mod kv;
+pub mod map;
 pub mod math;
+pub mod norm;
+mod parts;
 pub mod philox;
+pub mod pool;
+pub mod quantized;
+pub mod random;
 pub mod recurrent;
 pub mod reduce;
+pub mod resize;
 pub mod resize1d;
+pub mod rope;
 pub mod sample;
 pub mod scan;
+mod scratch;
 pub mod select;
+pub mod shuffle;
 mod simd;
 pub mod sort;
 pub mod spectrum;

@@ -1,6 +1,9 @@
 //! Functions of one f32, written so that a loop over them is compiled to vectors. Errors are held against float64 below.
 
-#![allow(clippy::inline_always, reason = "what is not inlined is not compiled for the caller's instruction set")]
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the caller's instruction set"
+)]
 
 /// `e^x` within 2 units in the last place; 0 below -87.3, infinity above 88.7. Cody and Waite's reduction, and the polynomial of
 /// degree 6 that Cephes' `expf` has.
@@ -94,6 +97,86 @@ pub fn gelu(x: f32) -> f32 {
     x * sigmoid(SCALE * x * (0.044_715 * x).mul_add(x, 1.0))
 }
 
+/// The natural logarithm of a positive, normal number within 2e-7 or, far from 1, two units in the last place; Cephes' `logf`.
+#[inline(always)]
+pub fn ln(x: f32) -> f32 {
+    // The exponent and a fraction from sqrt(1/2) to sqrt(2).
+    let bits = x.to_bits().wrapping_sub(0x3f35_04f3);
+    let exponent = (bits as i32 >> 23) as f32;
+    let m = f32::from_bits((bits & 0x007f_ffff).wrapping_add(0x3f35_04f3)) - 1.0;
+    let s = m * m;
+    let mut p = 7.037_683_6e-2_f32;
+    p = p.mul_add(m, -1.151_461e-1);
+    p = p.mul_add(m, 1.167_699_9e-1);
+    p = p.mul_add(m, -1.242_014_1e-1);
+    p = p.mul_add(m, 1.424_932_3e-1);
+    p = p.mul_add(m, -1.666_805_7e-1);
+    p = p.mul_add(m, 2.000_071_5e-1);
+    p = p.mul_add(m, -2.499_999_4e-1);
+    p = p.mul_add(m, 3.333_333_1e-1);
+    let rest = (p * m).mul_add(s, exponent * -2.121_944_4e-4) - 0.5 * s;
+    exponent.mul_add(0.693_359_4, m + rest)
+}
+
+/// The sine and the cosine of `turns * 2 pi`, for turns from 0 to 1, within 2e-7: the nearest quarter, and Taylor's series.
+#[inline(always)]
+pub fn sin_cos_of_turns(turns: f32) -> (f32, f32) {
+    // Both the quarter and what is left are exact.
+    let quarter = (turns * 4.0 + 0.5) as u32;
+    let x = (turns - quarter as f32 * 0.25) * std::f32::consts::TAU;
+    let s = x * x;
+    let mut sin = -1.984_127e-4_f32;
+    sin = sin.mul_add(s, 8.333_333e-3);
+    sin = sin.mul_add(s, -1.666_666_7e-1);
+    let sin = (sin * s).mul_add(x, x);
+    let mut cos = 2.480_158_7e-5_f32;
+    cos = cos.mul_add(s, -1.388_888_9e-3);
+    cos = cos.mul_add(s, 4.166_666_7e-2);
+    cos = cos.mul_add(s, -0.5);
+    let cos = cos.mul_add(s, 1.0);
+    let (a, b) = if quarter & 1 == 0 { (sin, cos) } else { (cos, sin) };
+    let a = if quarter & 2 == 0 { a } else { -a };
+    let b = if (quarter + 1) & 2 == 0 { b } else { -b };
+    (a, b)
+}
+
+/// `e^x - 1` for x up to 0.
+#[inline(always)]
+pub fn exp_m1(x: f32) -> f32 {
+    let mut p = 1.984_127e-4_f32;
+    p = p.mul_add(x, 1.388_888_9e-3);
+    p = p.mul_add(x, 8.333_333e-3);
+    p = p.mul_add(x, 4.166_666_7e-2);
+    p = p.mul_add(x, 1.666_666_7e-1);
+    p = p.mul_add(x, 0.5);
+    let series = (p * x).mul_add(x, x);
+    let value = exp(x) - 1.0;
+    // Near 0 the difference cancels.
+    if x > -0.35 { series } else { value }
+}
+
+/// `log(1 + e^x)`: `max(x, 0) + log(1 + e^-|x|)`.
+#[inline(always)]
+pub fn softplus(x: f32) -> f32 {
+    let e = exp(-x.abs());
+    let sum = 1.0 + e;
+    // What was lost in the sum is made up for (Goldberg, 1991).
+    let exact = ln(sum) * e / (sum - 1.0);
+    let log = if sum == 1.0 { e } else { exact };
+    let positive = if x < 0.0 { 0.0 } else { x };
+    if x.is_nan() { x } else { positive + log }
+}
+
+/// `x * tanh(softplus(x))`: with `e = e^x` it is `x (e^2 + 2 e) / (e^2 + 2 e + 2)`.
+#[inline(always)]
+pub fn mish(x: f32) -> f32 {
+    let e = exp(if x > 20.0 { 20.0 } else { x });
+    let n = e * (e + 2.0);
+    // Nothing is left at minus infinity.
+    let low = if x < -100.0 { -100.0 } else { x };
+    low * (n / (n + 2.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,14 +205,33 @@ mod tests {
     }
 
     #[test]
+    fn functions_of_vision_are_within_their_errors() {
+        assert!(worst(ln, f64::ln, false, (1e-7, 2.0)) < 1e-6);
+        assert!(worst(ln, f64::ln, true, (1.1, 1e6)) < 3e-7);
+        let sin = |x: f32| sin_cos_of_turns(x).0;
+        let cos = |x: f32| sin_cos_of_turns(x).1;
+        assert!(worst(sin, |x| (x * std::f64::consts::TAU).sin(), false, (0.0, 1.0)) < 4e-7);
+        assert!(worst(cos, |x| (x * std::f64::consts::TAU).cos(), false, (0.0, 1.0)) < 4e-7);
+        assert!(worst(exp_m1, f64::exp_m1, true, (-30.0, -1e-6)) < 5e-7);
+        assert!(worst(softplus, |x| x.exp().ln_1p(), true, (-80.0, 80.0)) < 5e-7);
+        assert!(worst(mish, |x| x * x.exp().ln_1p().tanh(), true, (-80.0, 80.0)) < 1e-6);
+    }
+
+    #[test]
     fn the_ends_are_what_they_must_be() {
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(-200.0), 0.0);
         assert_eq!(exp(f32::INFINITY), f32::INFINITY);
         assert_eq!(exp(0.0), 1.0);
-        for function in [exp, sigmoid, silu, tanh, erf, gelu_erf, gelu] {
+        for function in [exp, sigmoid, silu, tanh, erf, gelu_erf, gelu, softplus, mish, exp_m1] {
             assert!(function(f32::NAN).is_nan());
         }
+        assert_eq!(
+            (softplus(f32::NEG_INFINITY), softplus(f32::INFINITY)),
+            (0.0, f32::INFINITY)
+        );
+        assert_eq!((mish(f32::NEG_INFINITY), mish(f32::INFINITY)), (0.0, f32::INFINITY));
+        assert_eq!((exp_m1(f32::NEG_INFINITY), exp_m1(0.0)), (-1.0, 0.0));
         assert_eq!((tanh(100.0), tanh(-100.0), tanh(0.0)), (1.0, -1.0, 0.0));
     }
 }

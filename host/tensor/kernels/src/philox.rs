@@ -2,6 +2,8 @@
 //! Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (2011).
 
 /// Four random words of a counter and a key.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let mut c = counter;
     let [mut k0, mut k1] = key;

@@ -24,15 +24,6 @@ pub fn attr_float(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<f64> {
     }
 }
 
-/// An integer attribute or its default.
-pub fn attr_int(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<i64> {
-    match (attrs.get(at), spec.attrs.get(at)?.kind) {
-        (Some(Attr::Int(value)), _) => Some(*value),
-        (None | Some(Attr::Unset), AttrKind::Int(default)) => default,
-        _ => None,
-    }
-}
-
 /// A dtype attribute or its default.
 pub fn attr_dtype(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<DType> {
     match (attrs.get(at), spec.attrs.get(at)?.kind) {
@@ -47,6 +38,44 @@ pub fn attr_axis(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<i64> {
     match (attrs.get(at), spec.attrs.get(at)?.kind) {
         (Some(Attr::Int(axis)), _) => Some(*axis),
         (None | Some(Attr::Unset), AttrKind::Axis(default)) => default,
+        _ => None,
+    }
+}
+
+/// An integer attribute or its default.
+pub fn attr_int(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<i64> {
+    match (attrs.get(at), spec.attrs.get(at)?.kind) {
+        (Some(Attr::Int(value)), _) => Some(*value),
+        (None | Some(Attr::Unset), AttrKind::Int(default)) => default,
+        _ => None,
+    }
+}
+
+/// A pair attribute, `[y, x]`, or its default.
+pub fn attr_pair(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<[i64; 2]> {
+    match (attrs.get(at), spec.attrs.get(at)?.kind) {
+        (Some(Attr::Int(both)), _) => Some([*both; 2]),
+        (Some(Attr::Ints(ints)), _) => match ints[..] {
+            [both] => Some([both; 2]),
+            [y, x] => Some([y, x]),
+            _ => None,
+        },
+        (None | Some(Attr::Unset), AttrKind::Pair(default)) => default,
+        _ => None,
+    }
+}
+
+/// A padding attribute, `[top, bottom, left, right]`; none if it is not given.
+pub fn attr_padding(spec: &OpSpec, attrs: &[Attr], at: usize) -> Option<[i64; 4]> {
+    match (attrs.get(at), spec.attrs.get(at)?.kind) {
+        (Some(Attr::Int(all)), _) => Some([*all; 4]),
+        (Some(Attr::Ints(ints)), _) => match ints[..] {
+            [all] => Some([all; 4]),
+            [y, x] => Some([y, y, x, x]),
+            [top, bottom, left, right] => Some([top, bottom, left, right]),
+            _ => None,
+        },
+        (None | Some(Attr::Unset), AttrKind::Padding) => Some([0; 4]),
         _ => None,
     }
 }

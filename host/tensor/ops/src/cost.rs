@@ -2,6 +2,7 @@
 //! speaks of what the implementations in maquette-tensor do; a test there holds it against a counting allocator.
 
 mod sequence;
+mod vision;
 
 use crate::attrs::{attr_axis, normalise};
 use crate::dtype::DType;
@@ -110,14 +111,14 @@ impl OpSpec {
             };
         }
         Cost {
-            flops: self.flops(inputs, output),
+            flops: self.flops(inputs, attrs, output),
             shares,
             output_bytes,
             temporary_bytes: self.temporaries(inputs, attrs, output),
         }
     }
 
-    fn flops(&self, inputs: &[Operand<'_>], output: &Type<u32>) -> u64 {
+    fn flops(&self, inputs: &[Operand<'_>], attrs: &[Attr], output: &Type<u32>) -> u64 {
         let out = output.elements();
         let input = || {
             inputs
@@ -130,14 +131,43 @@ impl OpSpec {
                 let depth = inputs.first().and_then(|a| a.ty.shape.last());
                 return out.saturating_mul(depth.map_or(0, |k| u64::from(*k))).saturating_mul(2);
             }
+            Op::Attention | Op::CachedAttention => {
+                let (Some(q), Some(k)) = (inputs.first(), inputs.get(1)) else {
+                    return 0;
+                };
+                let keys = k.ty.shape.get(1).map_or(0, |keys| u64::from(*keys));
+                let products = q.ty.elements().saturating_add(out).saturating_mul(2);
+                return products.saturating_mul(keys);
+            }
             Op::Sum | Op::Mean | Op::Max | Op::Min | Op::Argmax | Op::Argmin => return input(),
             Op::Reshape | Op::Cat | Op::Stack | Op::Pad | Op::Full | Op::Embedding | Op::IndexSelect => 0,
             Op::Softmax | Op::LogSoftmax => 14,
             Op::LayerNorm | Op::RmsNorm => 8,
+            Op::Rope => 3,
             Op::Affine | Op::Clamp | Op::Rsqrt | Op::Arange => 2,
             Op::Exp | Op::Log | Op::Sin | Op::Cos | Op::Tanh | Op::Powf => 10,
             Op::Sigmoid | Op::Silu | Op::Gelu => 14,
             Op::GeluErf | Op::Erf => 25,
+            Op::Conv2d
+            | Op::ConvTranspose2d
+            | Op::MaxPool2d
+            | Op::AvgPool2d
+            | Op::AdaptiveAvgPool2d
+            | Op::ResizeNearest2d
+            | Op::ResizeBilinear2d
+            | Op::GroupNorm
+            | Op::BatchNorm
+            | Op::Prelu
+            | Op::LeakyRelu
+            | Op::Elu
+            | Op::HardSigmoid
+            | Op::HardSwish
+            | Op::Mish
+            | Op::Softplus
+            | Op::PixelShuffle
+            | Op::PixelUnshuffle
+            | Op::Randn
+            | Op::RandUniform => return vision::flops(self, inputs, attrs, output),
             _ => 1,
         };
         out.saturating_mul(each)
@@ -211,6 +241,51 @@ impl OpSpec {
                     None => 0,
                 }
             }
+            // The angles' cosines and sines, in pieces; half floats widened, and the output before it is narrowed.
+            Op::Rope => {
+                let (rows, width) = match output.shape.as_slice() {
+                    [b, t, _, width] => (u64::from(*b).saturating_mul(u64::from(*t)), u64::from(*width)),
+                    _ => (0, 0),
+                };
+                let angles = rows
+                    .saturating_mul(width)
+                    .saturating_mul(4)
+                    .saturating_add(width.saturating_mul(8));
+                let positions = inputs
+                    .get(1)
+                    .map_or(0, |positions| positions.ty.elements().saturating_mul(8));
+                let wide = if half { out.saturating_mul(8) } else { all(&copy) };
+                angles.saturating_add(positions).saturating_add(wide)
+            }
+            // Strided vectors are read where they are, but for those whose elements do not lie side by side.
+            Op::Attention | Op::CachedAttention => {
+                let wide = inputs.iter().map(widened).fold(0, u64::saturating_add);
+                match half {
+                    true => wide.saturating_mul(2).saturating_add(out.saturating_mul(4)),
+                    false => all(&copy),
+                }
+                .saturating_add(attention_state(inputs))
+            }
+            Op::Conv2d
+            | Op::ConvTranspose2d
+            | Op::MaxPool2d
+            | Op::AvgPool2d
+            | Op::AdaptiveAvgPool2d
+            | Op::ResizeNearest2d
+            | Op::ResizeBilinear2d
+            | Op::GroupNorm
+            | Op::BatchNorm
+            | Op::Prelu
+            | Op::LeakyRelu
+            | Op::Elu
+            | Op::HardSigmoid
+            | Op::HardSwish
+            | Op::Mish
+            | Op::Softplus
+            | Op::PixelShuffle
+            | Op::PixelUnshuffle
+            | Op::Randn
+            | Op::RandUniform => vision::temporaries(self, inputs, output),
             Op::Arange if half => out.saturating_mul(4),
             _ => 0,
         }
@@ -244,6 +319,17 @@ impl OpSpec {
             .saturating_add(operand(b, matched || stacked))
             .saturating_add(narrowed)
     }
+}
+
+/// What attention keeps of each query while it goes over the keys, and the list of a cache's pages.
+fn attention_state(inputs: &[Operand<'_>]) -> u64 {
+    let queries = inputs.first().map_or(0, |q| match q.ty.shape.as_slice() {
+        [b, t, heads, _] => u64::from(*b)
+            .saturating_mul(u64::from(*t))
+            .saturating_mul(u64::from(*heads)),
+        _ => 0,
+    });
+    queries.saturating_mul(8)
 }
 
 #[cfg(test)]

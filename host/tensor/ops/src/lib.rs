@@ -14,7 +14,7 @@ mod rules;
 mod table;
 mod types;
 
-pub use attrs::{attr_axis, attr_dtype, attr_flag, attr_float, attr_int, normalise};
+pub use attrs::{attr_axis, attr_dtype, attr_flag, attr_float, attr_int, attr_padding, attr_pair, normalise};
 pub use cost::{Cost, Form, Operand};
 pub use dim::Dim;
 pub use dtype::DType;
@@ -38,6 +38,9 @@ pub const MAX_CONSTANT_BYTES: usize = 1 << 20;
 
 /// The most symbols of a program.
 pub const MAX_SYMBOLS: usize = 256;
+
+/// The most layers of a program's caches together.
+pub const MAX_CACHE_LAYERS: usize = 1024;
 
 /// The most bytes of a program's description, constants and names included.
 pub const MAX_DESCRIPTION_BYTES: usize = 32 << 20;

@@ -1,7 +1,9 @@
 //! What each op returns for what it is given: element types and shapes. Written once, for numbers and for polynomials.
 
+mod attention;
 mod sequence;
 mod shapes;
+mod vision;
 
 use smallvec::SmallVec;
 
@@ -283,6 +285,9 @@ impl<E: Extent> Rule<'_, E> {
                     Err(Error::invalid_input(format!("eps is {eps}; it must be positive")))
                 }
             }
+            Op::Rope => self.rope(),
+            Op::Attention => self.attention(),
+            Op::CachedAttention => self.cached_attention(),
             Op::Full => {
                 let value = self.float(1)?;
                 let dtype = self.dtype(2)?;
@@ -304,6 +309,26 @@ impl<E: Extent> Rule<'_, E> {
                     shape: std::iter::once(len).collect(),
                 })
             }
+            Op::Conv2d
+            | Op::ConvTranspose2d
+            | Op::MaxPool2d
+            | Op::AvgPool2d
+            | Op::AdaptiveAvgPool2d
+            | Op::ResizeNearest2d
+            | Op::ResizeBilinear2d
+            | Op::GroupNorm
+            | Op::BatchNorm
+            | Op::Prelu
+            | Op::LeakyRelu
+            | Op::Elu
+            | Op::HardSigmoid
+            | Op::HardSwish
+            | Op::Mish
+            | Op::Softplus
+            | Op::PixelShuffle
+            | Op::PixelUnshuffle
+            | Op::Randn
+            | Op::RandUniform => self.vision(),
             Op::Sample
             | Op::Argsort
             | Op::Topk
@@ -430,15 +455,17 @@ impl<E: Extent> Rule<'_, E> {
             .ok_or_else(|| self.misfit(at))
     }
 
-    /// An integer between two numbers.
-    fn int(&self, at: usize, least: i64, most: i64) -> Result<i64, Error> {
+    /// An integer attribute from a range.
+    fn int(&self, at: usize, range: std::ops::RangeInclusive<i64>) -> Result<i64, Error> {
         let value = attr_int(self.spec, self.attrs, at).ok_or_else(|| self.misfit(at))?;
-        if (least..=most).contains(&value) {
+        if range.contains(&value) {
             return Ok(value);
         }
         Err(Error::invalid_input(format!(
-            "attribute `{}` is {value}; it must be from {least} to {most}",
-            self.spec.attrs[at].name
+            "{} is {value}; it must be from {} to {}",
+            self.spec.attrs[at].name,
+            range.start(),
+            range.end()
         )))
     }
 

@@ -50,8 +50,13 @@ pub enum AttrKind {
     Axis(Option<i64>),
     /// A number.
     Float(Option<f64>),
-    /// An integer; the op says which.
+    /// An integer.
     Int(Option<i64>),
+    /// Two integers, `[y, x]`; one stands for both.
+    Pair(Option<[i64; 2]>),
+    /// What is added around an image: `[top, bottom, left, right]`, `[y, x]` for both sides of each, or one integer for all; 0 if
+    /// not given.
+    Padding,
     /// Axes; all of them if there are none.
     Axes,
     /// A shape; required.
@@ -121,6 +126,20 @@ const REDUCE: &[AttrSpec] = &[attr("dims", K::Axes), attr("keepdim", K::Flag(fal
 const ARG: &[AttrSpec] = &[attr("dim", K::Axis(None)), attr("keepdim", K::Flag(false))];
 const DIM: &[AttrSpec] = &[attr("dim", K::Axis(None))];
 const LAST_DIM: &[AttrSpec] = &[attr("dim", K::Axis(Some(-1)))];
+const ONES: AttrKind = K::Pair(Some([1, 1]));
+const ZEROS: AttrKind = K::Pair(Some([0, 0]));
+const GROUPS: AttrSpec = attr("groups", K::Int(Some(1)));
+const EPS: AttrSpec = attr("eps", K::Float(Some(1e-5)));
+const RANDOM: &[AttrSpec] = &[
+    attr("shape", K::Shape),
+    attr("seed", K::Int(Some(0))),
+    attr("offset", K::Int(Some(0))),
+];
+const CONVOLUTION: &[InputSpec] = &[
+    x("x", Accepts::Float),
+    x("weight", Accepts::Float),
+    optional("bias", Accepts::Float),
+];
 
 macro_rules! table {
     ($($op:ident $name:literal $inputs:expr, $attrs:expr, $doc:literal;)*) => {
@@ -215,6 +234,55 @@ table! {
         "A tensor of one number, which takes no more memory than that number.";
     Arange "arange" &[], &[attr("len", K::Size), attr("start", K::Float(Some(0.0))), attr("step", K::Float(Some(1.0))),
         attr("dtype", K::DType(Some(DType::U32)))], "`start + i * step` for i from 0 to `len`.";
+    Rope "rope" &[x("x", Accepts::Float), x("positions", Accepts::Index), optional("frequencies", Accepts::Float)],
+        &[attr("base", K::Float(Some(10_000.0))), attr("interleaved", K::Flag(false))],
+        "Rotary embedding (Su et al., 2021) of x `[b, t, heads, width]` at positions `[t]` or `[b, t]`: pairs `(i, i + n)`, or interleaved `(2i, 2i + 1)`, are turned by `position * frequency[i]`; frequencies `[n]` turn the first `2n` elements, and are `base^(-2i / width)` for all if not given.";
+    Attention "attention" &[x("q", Accepts::Float), x("k", Accepts::Float), x("v", Accepts::Float), optional("bias", Accepts::Float)],
+        &[attr("scale", K::Float(Some(0.0))), attr("causal", K::Flag(false)), attr("window", K::Int(Some(0))), attr("cap", K::Float(Some(0.0)))],
+        "`softmax(scale * q k^T + bias) v` for q `[b, t, heads, d]`, k `[b, s, kv heads, d]`, v `[b, s, kv heads, e]`: `[b, t, heads, e]`. Heads share keys in groups; the bias broadcasts to `[b, heads, t, s]`; a scale of 0 is `1 / sqrt(d)`; causal, the last query is at the last key; a window bounds how many keys are seen, a cap makes scores `cap * tanh(score / cap)` (Vaswani et al., 2017; Dao et al., 2022). What sees nothing is 0.";
+    CachedAttention "cached_attention" &[x("q", Accepts::Float), x("k", Accepts::Float), x("v", Accepts::Float)],
+        &[attr("cache", K::Int(Some(0))), attr("layer", K::Int(None)), attr("scale", K::Float(Some(0.0))), attr("window", K::Int(Some(0))),
+        attr("cap", K::Float(Some(0.0)))],
+        "Appends k and v `[1, t, kv heads, d]` to a layer of a cache and attends causally to all that it holds: as `attention/1` with keys from the start. Only in programs, which append to each layer of their caches once; the cache grows when the run succeeds.";
+    Conv2d "conv2d" CONVOLUTION, &[attr("stride", ONES), attr("padding", K::Padding), attr("dilation", ONES), GROUPS],
+        "The cross-correlation of x `[n, c, h, w]` with the kernels `[o, c / groups, kh, kw]`, plus bias `[o]`: `y[n, o, i, j] = bias[o] + sum of weight[o, k, a, b] * x[n, g * c / groups + k, i * stride - top + a * dilation, ..]` with zeros around x, where g is the group of o; `(h + top + bottom - dilation * (kh - 1) - 1) / stride + 1` rows, rounded down, and columns alike (PyTorch's conv2d).";
+    ConvTranspose2d "conv_transpose2d" CONVOLUTION, &[attr("stride", ONES), attr("padding", ZEROS), attr("output_padding", ZEROS),
+        attr("dilation", ONES), GROUPS],
+        "The transpose of `conv2d/1` as a linear map, plus bias `[o]`: each element of x `[n, c, h, w]` adds its kernel, one of `[c, o / groups, kh, kw]`, to the output at `i * stride - padding + a * dilation`; `(h - 1) * stride - 2 * padding + dilation * (kh - 1) + output_padding + 1` rows, and columns alike (PyTorch's conv_transpose2d).";
+    MaxPool2d "max_pool2d" ONE_FLOAT, &[attr("kernel", K::Pair(None)), attr("stride", ZEROS), attr("padding", ZEROS),
+        attr("ceil_mode", K::Flag(false))],
+        "The largest element of each window of x `[n, c, h, w]`; a stride of 0 is the kernel's size. Padding, which must be less than the kernel, never wins; not-a-number does. Windows lie inside the padded image: ceil_mode must be false (PyTorch's max_pool2d).";
+    AvgPool2d "avg_pool2d" ONE_FLOAT, &[attr("kernel", K::Pair(None)), attr("stride", ZEROS), attr("padding", ZEROS),
+        attr("ceil_mode", K::Flag(false)), attr("count_include_pad", K::Flag(true))],
+        "The mean of each window of x `[n, c, h, w]`; a stride of 0 is the kernel's size. Padding, which must be less than the kernel, counts as zeros, or not at all without count_include_pad. ceil_mode must be false (PyTorch's avg_pool2d).";
+    AdaptiveAvgPool2d "adaptive_avg_pool2d" ONE_FLOAT, &[attr("size", K::Shape)],
+        "The means of `size` `[oh, ow]` bins of x `[n, c, h, w]`: bin i of the rows is from `i * h / oh`, rounded down, to `(i + 1) * h / oh`, rounded up (PyTorch's adaptive_avg_pool2d).";
+    ResizeNearest2d "resize_nearest2d" ONE_FLOAT, &[attr("size", K::Shape), attr("exact", K::Flag(false))],
+        "x `[n, c, h, w]` at another size `[oh, ow]`: row i is row `i * h / oh`, rounded down, of x, or `(i + 1/2) * h / oh` if exact, computed in integers; columns alike (PyTorch's interpolate, modes nearest and nearest-exact).";
+    ResizeBilinear2d "resize_bilinear2d" ONE_FLOAT, &[attr("size", K::Shape), attr("align_corners", K::Flag(false))],
+        "x `[n, c, h, w]` at another size `[oh, ow]`: row i is at `(i + 1/2) * h / oh - 1/2` of x, not below 0, or at `i * (h - 1) / (oh - 1)` with align_corners, between the rows next to that in proportion; columns alike (PyTorch's interpolate, mode bilinear without antialiasing).";
+    GroupNorm "group_norm" &[x("x", Accepts::Float), optional("weight", Accepts::Float), optional("bias", Accepts::Float)],
+        &[attr("groups", K::Int(None)), EPS],
+        "x `[n, c, ..]` with the mean of each group of channels of each item taken away and divided by `sqrt(variance + eps)`, times weight `[c]` plus bias `[c]` (Wu and He, 2018). With as many groups as channels it is the instance norm (Ulyanov et al., 2016).";
+    BatchNorm "batch_norm" &[x("x", Accepts::Float), x("mean", Accepts::Float), x("var", Accepts::Float), x("weight", Accepts::Float),
+        x("bias", Accepts::Float)], &[EPS],
+        "`(x - mean) / sqrt(var + eps) * weight + bias` for x `[n, c, ..]` and four `[c]` that training has left: batch norm in inference (Ioffe and Szegedy, 2015).";
+    Prelu "prelu" &[x("x", Accepts::Float), x("weight", Accepts::Float)], &[],
+        "x `[n, c, ..]` where it is not negative, else `weight * x`, for one weight `[1]` or one a channel `[c]` (He et al., 2015).";
+    LeakyRelu "leaky_relu" ONE_FLOAT, &[attr("slope", K::Float(Some(0.01)))], "`x` where it is not negative, else `slope * x` (Maas et al., 2013).";
+    Elu "elu" ONE_FLOAT, &[attr("alpha", K::Float(Some(1.0)))], "`x` where it is positive, else `alpha * (exp(x) - 1)` (Clevert et al., 2015).";
+    HardSigmoid "hard_sigmoid" ONE_FLOAT, &[], "`clamp(x + 3, 0, 6) / 6` (Howard et al., 2019). ReLU6 is `clamp/1` from 0 to 6.";
+    HardSwish "hard_swish" ONE_FLOAT, &[], "`x * clamp(x + 3, 0, 6) / 6` (Howard et al., 2019).";
+    Mish "mish" ONE_FLOAT, &[], "`x * tanh(softplus(x))` (Misra, 2019).";
+    Softplus "softplus" ONE_FLOAT, &[], "`log(1 + exp(x))`, computed so that it neither overflows nor vanishes early.";
+    PixelShuffle "pixel_shuffle" ONE_ANY, &[attr("factor", K::Int(None))],
+        "x `[n, c * f^2, h, w]` as `[n, c, h * f, w * f]`: `y[n, c, i * f + a, j * f + b] = x[n, c * f^2 + a * f + b, i, j]` (Shi et al., 2016).";
+    PixelUnshuffle "pixel_unshuffle" ONE_ANY, &[attr("factor", K::Int(None))],
+        "The inverse of `pixel_shuffle/1`: x `[n, c, h * f, w * f]` as `[n, c * f^2, h, w]`.";
+    Randn "randn" &[], RANDOM,
+        "Normally distributed f32s, mean 0 and variance 1, the same for the same seed and offset everywhere: Philox4x32-10 (Salmon et al., 2011) with the seed as key and the counter `(block, offset)`, 64 bits each, low words first, makes the words of elements `4 block` to `4 block + 3`; words v, w, shifted right by 8, make `r cos t` and `r sin t` for `r = sqrt(-2 ln((v + 1) / 2^24))`, `t = 2 pi w / 2^24` (Box and Muller, 1958).";
+    RandUniform "rand_uniform" &[], RANDOM,
+        "Uniformly distributed f32s from 0 up to, not including, 1, the same for the same seed and offset everywhere: the words of `randn/1`, shifted right by 8, divided by 2^24.";
     Sample "sample" &[x("logits", Accepts::Float), optional("previous", Accepts::Index)],
         &[attr("temperature", K::Float(Some(1.0))), attr("top_k", K::Int(Some(0))), attr("top_p", K::Float(Some(1.0))),
             attr("min_p", K::Float(Some(0.0))), attr("repetition_penalty", K::Float(Some(1.0))), attr("seed", K::Int(Some(0))),
@@ -377,10 +445,13 @@ impl OpSpec {
                 K::Flag(default) => format!("flag = {default}"),
                 K::Axis(None) => "axis".to_owned(),
                 K::Axis(Some(default)) => format!("axis = {default}"),
-                K::Float(None) => "number".to_owned(),
-                K::Float(Some(default)) => format!("number = {default}"),
                 K::Int(None) => "integer".to_owned(),
                 K::Int(Some(default)) => format!("integer = {default}"),
+                K::Float(None) => "number".to_owned(),
+                K::Float(Some(default)) => format!("number = {default}"),
+                K::Pair(None) => "pair".to_owned(),
+                K::Pair(Some([y, x])) => format!("pair = [{y}, {x}]"),
+                K::Padding => "padding = 0".to_owned(),
                 K::Axes => "axes".to_owned(),
                 K::Shape => "shape".to_owned(),
                 K::Size => "size".to_owned(),

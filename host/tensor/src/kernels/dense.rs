@@ -1,147 +1,101 @@
-//! A tensor's elements as one slice in row-major order, for kernels that take slices.
+//! Our own kernels on dense f32: what candle is slow at.
 
-use candle_core::{CpuStorage, DType as Candle, Device, Storage, StorageRef, Tensor, WithDType};
-use maquette_ops::Error;
+use std::ops::Deref;
 
-use super::{Result, widened};
+use candle_core::{CpuStorage, DType as Candle, Device, Storage, Tensor};
+use maquette_kernels::map::{self, Binary, Unary};
+use maquette_ops::Op;
 
-/// A tensor in row-major order.
-pub(super) struct Dense(Tensor);
+use super::{Kernel, Result};
+use crate::tensor::dims;
 
-impl Dense {
-    /// The elements as they are; copied if they lie otherwise.
-    pub(super) fn of(x: &Tensor) -> Result<Self> {
-        Ok(Self(x.contiguous()?))
-    }
-
-    /// Half floats widened to f32.
-    pub(super) fn wide(x: &Tensor) -> Result<Self> {
-        Ok(Self(widened(x)?.contiguous()?))
-    }
-
-    pub(super) fn read(&self) -> Read<'_> {
-        let (storage, layout) = self.0.storage_and_layout();
-        let start = layout.start_offset();
-        Read {
-            storage,
-            range: start..start + self.0.elem_count(),
-        }
-    }
+/// The elements of a dense f32 tensor.
+struct Elements<G> {
+    storage: G,
+    start: usize,
+    end: usize,
 }
 
-/// The elements, while they are looked at.
-pub(super) struct Read<'a> {
-    pub(super) storage: StorageRef<'a>,
-    pub(super) range: std::ops::Range<usize>,
+/// The elements, if the tensor is f32 and dense.
+pub(crate) fn elements(x: &Tensor) -> Option<impl Deref<Target = [f32]> + '_> {
+    let (storage, layout) = x.storage_and_layout();
+    let (start, end) = layout.contiguous_offsets()?;
+    matches!(&*storage, Storage::Cpu(CpuStorage::F32(_))).then_some(Elements { storage, start, end })
 }
 
-impl Read<'_> {
-    pub(super) fn f32(&self) -> Result<&[f32]> {
+impl<G: Deref<Target = Storage>> Deref for Elements<G> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
         match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(all)) => Ok(&all[self.range.clone()]),
-            _ => Err(Error::internal("not f32").into()),
-        }
-    }
-
-    /// The elements, of the type that others have.
-    pub(super) fn like<T: WithDType>(&self, _: &[T]) -> Result<&[T]> {
-        match &*self.storage {
-            Storage::Cpu(storage) => Ok(&T::cpu_storage_as_slice(storage)?[self.range.clone()]),
-            _ => Err(Error::internal("elements of another device").into()),
+            Storage::Cpu(CpuStorage::F32(all)) => &all[self.start..self.end],
+            _ => &[],
         }
     }
 }
 
-/// Evaluates an expression with the elements of any dtype as `$x`.
-macro_rules! with_elements {
-    ($dense:expr, $x:ident => $body:expr) => {{
-        use candle_core::{CpuStorage, Storage};
-        let dense = $dense;
-        let read = dense.read();
-        let range = read.range.clone();
-        match &*read.storage {
-            Storage::Cpu(CpuStorage::F32(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::F16(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::BF16(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::U8(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::U32(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::I64(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            _ => Err(maquette_ops::Error::internal("a dtype that no tensor has").into()),
+impl Kernel<'_> {
+    /// Runs the op with a kernel of ours, if there is one for it and these inputs.
+    pub(super) fn dense(&self, op: Op, x: &Tensor) -> Option<Result<Tensor>> {
+        if x.dtype() != Candle::F32 || self.out.dtype != maquette_ops::DType::F32 {
+            return None;
         }
-    }};
-}
-pub(super) use with_elements;
-
-/// Evaluates an expression with the elements of an integer dtype as `$x`.
-macro_rules! with_integers {
-    ($dense:expr, $x:ident => $body:expr) => {{
-        use candle_core::{CpuStorage, Storage};
-        let dense = $dense;
-        let read = dense.read();
-        let range = read.range.clone();
-        match &*read.storage {
-            Storage::Cpu(CpuStorage::U8(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::U32(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::I64(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            _ => Err(maquette_ops::Error::internal("not integers").into()),
+        match op {
+            Op::Add | Op::Sub | Op::Mul | Op::Div => self.dense_binary(op, x),
+            _ => self.dense_unary(op, x),
         }
-    }};
-}
-pub(super) use with_integers;
+    }
 
-/// A tensor that takes over its elements.
-pub(super) fn tensor<T: WithDType>(elements: Vec<T>, shape: &[usize]) -> Result<Tensor> {
-    Ok(Tensor::from_vec(elements, shape, &Device::Cpu)?)
-}
+    fn dense_unary(&self, op: Op, x: &Tensor) -> Option<Result<Tensor>> {
+        let function = match op {
+            Op::Exp => Unary::Exp,
+            Op::Sigmoid => Unary::Sigmoid,
+            Op::Silu => Unary::Silu,
+            Op::Tanh => Unary::Tanh,
+            Op::Relu => Unary::Relu,
+            Op::Erf => Unary::Erf,
+            Op::GeluErf => Unary::GeluErf,
+            Op::Gelu => Unary::Gelu,
+            Op::Sqr => Unary::Sqr,
+            Op::Neg => Unary::Neg,
+            _ => return None,
+        };
+        let x = elements(x)?;
+        let mut out = self.buffers.take(x.len());
+        map::unary(function, &x, &mut out);
+        Some(self.dense_output(out))
+    }
 
-/// A tensor of f32 made by `fill`, as another float dtype.
-pub(super) fn floats(
-    shape: &[usize],
-    dtype: Candle,
-    fill: impl FnOnce(&mut [f32]) -> Result<(), Error>,
-) -> Result<Tensor> {
-    let mut out = vec![0.0_f32; shape.iter().product()];
-    fill(&mut out)?;
-    let out = tensor(out, shape)?;
-    Ok(if dtype == Candle::F32 {
-        out
-    } else {
-        out.to_dtype(dtype)?
-    })
-}
+    fn dense_binary(&self, op: Op, a: &Tensor) -> Option<Result<Tensor>> {
+        let function = match op {
+            Op::Add => Binary::Add,
+            Op::Sub => Binary::Sub,
+            Op::Mul => Binary::Mul,
+            _ => Binary::Div,
+        };
+        let b = self.inputs.get(1)?;
+        let commutes = matches!(op, Op::Add | Op::Mul);
+        let whole = |x: &Tensor| x.elem_count() as u64 == self.out.elements();
+        let (a, b) = if whole(a) {
+            (a, *b)
+        } else if commutes && whole(b) {
+            (*b, a)
+        } else {
+            return None;
+        };
+        // The shorter one must be the last dimensions of the longer, so that it repeats as a whole.
+        let tail: Vec<usize> = b.dims().iter().copied().skip_while(|dim| *dim == 1).collect();
+        if !a.dims().ends_with(&tail) {
+            return None;
+        }
+        let (a, b) = (elements(a)?, elements(b)?);
+        let mut out = self.buffers.take(a.len());
+        map::binary(function, &a, &b, &mut out);
+        Some(self.dense_output(out))
+    }
 
-/// Dimensions before an axis, the axis, and those after it, each as one.
-pub(super) fn around(shape: &[usize], axis: usize) -> [usize; 3] {
-    [
-        shape[..axis].iter().product(),
-        shape[axis],
-        shape[axis + 1..].iter().product(),
-    ]
+    /// A tensor of the output's shape.
+    fn dense_output(&self, elements: Vec<f32>) -> Result<Tensor> {
+        Ok(Tensor::from_vec(elements, dims(&self.out.shape), &Device::Cpu)?)
+    }
 }

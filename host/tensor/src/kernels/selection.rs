@@ -7,18 +7,18 @@ use maquette_kernels::scan::Scan;
 use maquette_kernels::select::{Places, gather, index_add, rearrange, scatter, triangle};
 use maquette_kernels::sort::{argsort, topk};
 use maquette_kernels::{groups, resize1d};
-use maquette_ops::{DType, Error, Op, attr_flag, attr_int};
+use maquette_ops::{DType, Error, Op, attr_int};
 
-use super::dense::{Dense, around, floats, tensor, with_elements, with_integers};
+use super::slices::{Dense, around, tensor, with_elements, with_integers};
 use super::{Kernel, Result, rows};
 use crate::tensor::{candle_dtype, dims};
 
-impl Kernel<'_> {
-    pub(super) fn flag(&self, at: usize) -> Result<bool> {
-        attr_flag(self.spec, self.attrs, at).ok_or_else(|| Error::internal("a flag is missing").into())
-    }
+/// The last word of a draw's counter: numbers of the same seed for anything else have another.
+const SAMPLING: u32 = u32::from_be_bytes(*b"draw");
 
-    pub(super) fn int(&self, at: usize) -> Result<i64> {
+impl Kernel<'_> {
+    /// An integer of either sign.
+    fn signed(&self, at: usize) -> Result<i64> {
         attr_int(self.spec, self.attrs, at).ok_or_else(|| Error::internal("an integer is missing").into())
     }
 
@@ -85,7 +85,7 @@ impl Kernel<'_> {
             | Op::Repeat
             | Op::RepeatInterleave => self.rearranged(op, x, &shape),
             Op::Tril | Op::Triu => {
-                let diagonal = self.int(0)?;
+                let diagonal = self.signed(0)?;
                 let matrix = [shape[shape.len() - 2], shape[shape.len() - 1]];
                 with_elements!(Dense::of(x)?, x => {
                     let zero = zero_of(x);
@@ -110,18 +110,18 @@ impl Kernel<'_> {
         let each = previous.len() / count;
         let settings = Settings {
             temperature: self.float(0)?,
-            top_k: usize::try_from(self.int(1)?).unwrap_or(usize::MAX),
+            top_k: usize::try_from(self.signed(1)?).unwrap_or(usize::MAX),
             top_p: self.float(2)?,
             min_p: self.float(3)?,
             repetition_penalty: self.float(4)?,
         };
-        let (seed, step) = (self.int(5)? as u64, self.int(6)? as u64);
+        let (seed, step) = (self.signed(5)? as u64, self.signed(6)? as u64);
         let dense = Dense::wide(logits)?;
         let read = dense.read();
         let logits = read.f32()?;
         let draw = |row: usize, scratch: &mut Scratch| {
             let words = philox4x32_10(
-                [step as u32, (step >> 32) as u32, row as u32, 0],
+                [step as u32, (step >> 32) as u32, row as u32, SAMPLING],
                 [seed as u32, (seed >> 32) as u32],
             );
             let (logits, previous) = (
@@ -209,7 +209,7 @@ impl Kernel<'_> {
             Op::Roll => {
                 let axis = self.axis(0, x.rank())?;
                 let len = shape[axis];
-                let shift = self.int(1)?.rem_euclid(len as i64) as usize;
+                let shift = self.signed(1)?.rem_euclid(len as i64) as usize;
                 maps[axis] = map(len, &|i| (i + len - shift) % len);
             }
             Op::Repeat => {
@@ -277,7 +277,7 @@ impl Kernel<'_> {
         let dense = Dense::wide(x)?;
         let read = dense.read();
         let x = read.f32()?;
-        floats(&shape, candle_dtype(self.out.dtype), |out| {
+        self.floats(|out| {
             maquette_kernels::scan::cumulative(x, around, product, out);
             Ok(())
         })

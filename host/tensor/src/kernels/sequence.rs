@@ -6,16 +6,16 @@ use maquette_kernels::{conv1d, elementwise, recurrent, reduce, resize1d};
 use maquette_ops::{Error, Op};
 use smallvec::SmallVec;
 
-use super::dense::{Dense, Read, around, floats, tensor, with_integers};
+use super::slices::{Dense, Read, around, tensor, with_integers};
 use super::{Kernel, Result};
-use crate::tensor::{candle_dtype, dims};
+use crate::tensor::dims;
 
 impl Kernel<'_> {
     pub(super) fn sequence(&self, op: Op, x: &Tensor) -> Result<Tensor> {
         match op {
             Op::Cumsum | Op::Cumprod => return self.cumulative(op, x),
             Op::Rem if self.out.dtype.is_int() => return self.integer_rem(x),
-            Op::Logsumexp | Op::Var => return self.rows(op, x),
+            Op::Logsumexp | Op::Var => return self.row_sums(op, x),
             _ => {}
         }
         let inputs: SmallVec<[Dense; 8]> = self.inputs.iter().map(|x| Dense::wide(x)).collect::<Result<_>>()?;
@@ -26,14 +26,10 @@ impl Kernel<'_> {
             return Err(Error::internal("an input is missing").into());
         };
         let second = slices.get(1).copied().unwrap_or_default();
-        let usize_at = |at: usize| -> Result<usize> {
-            let value = usize::try_from(self.int(at)?);
-            Ok(value.map_err(|_| Error::internal("an integer is negative"))?)
-        };
         let cut = |frames: usize| -> Result<Cut> {
             Ok(Cut {
-                n_fft: usize_at(0)?,
-                hop: usize_at(1)?,
+                n_fft: self.int(0)?,
+                hop: self.int(1)?,
                 center: self.flag(if op == Op::Stft { 2 } else { 3 })?,
                 normalized: self.flag(if op == Op::Stft { 3 } else { 4 })?,
                 frames,
@@ -51,10 +47,10 @@ impl Kernel<'_> {
                     len: from[2],
                     out: shape[2],
                     kernel: self.input(1)?.dims()[2],
-                    stride: usize_at(0)?,
-                    left: usize_at(1)?,
-                    dilation: usize_at(3)?,
-                    groups: usize_at(4)?,
+                    stride: self.int(0)?,
+                    left: self.int(1)?,
+                    dilation: self.int(3)?,
+                    groups: self.int(4)?,
                 };
                 let bias = slices.get(2).copied();
                 Box::new(move |out| {
@@ -155,17 +151,16 @@ impl Kernel<'_> {
             }
             _ => return Err(Error::internal("not an op on sequences").into()),
         };
-        floats(&shape, candle_dtype(self.out.dtype), fill)
+        self.floats(fill)
     }
 
     /// Reductions of rows: the dimensions that go are moved to the end.
-    fn rows(&self, op: Op, x: &Tensor) -> Result<Tensor> {
+    fn row_sums(&self, op: Op, x: &Tensor) -> Result<Tensor> {
         let rank = x.rank();
         let mut axes = self.axes(rank)?;
         if axes.is_empty() {
             axes = (0..rank).collect();
         }
-        let shape = dims(&self.out.shape);
         if x.elem_count() == 0 {
             // The sum of no exponentials is 0; the variance of nothing is not a number.
             let value = if op == Op::Logsumexp {
@@ -183,7 +178,7 @@ impl Kernel<'_> {
         let read = dense.read();
         let values = read.f32()?;
         let unbiased = op == Op::Var && self.flag(2)?;
-        floats(&shape, candle_dtype(self.out.dtype), |out| {
+        self.floats(|out| {
             match op {
                 Op::Logsumexp => reduce::logsumexp(values, out),
                 _ => reduce::variance(values, unbiased, out),

@@ -76,7 +76,7 @@ impl<E: Extent> Rule<'_, E> {
             Op::Stft => self.stft(),
             Op::Istft => self.istft(),
             Op::Tril | Op::Triu => {
-                self.int(0, -MOST, MOST)?;
+                self.int(0, -MOST..=MOST)?;
                 if self.rank() < 2 {
                     return Err(Error::shape("x must have at least two dimensions"));
                 }
@@ -88,7 +88,7 @@ impl<E: Extent> Rule<'_, E> {
             }
             Op::Roll => {
                 self.axis(0, self.rank())?;
-                self.int(1, -MOST, MOST)?;
+                self.int(1, -MOST..=MOST)?;
                 Ok(self.same())
             }
             Op::Repeat => self.repeat(),
@@ -262,12 +262,12 @@ impl<E: Extent> Rule<'_, E> {
             )))
         };
         within(0, "at least 0", &|t| t >= 0.0)?;
-        self.int(1, 0, i64::MAX)?;
+        self.int(1, 0..=i64::MAX)?;
         within(2, "above 0 and at most 1", &|p| p > 0.0 && p <= 1.0)?;
         within(3, "at least 0 and below 1", &|p| (0.0..1.0).contains(&p))?;
         within(4, "above 0", &|p| p > 0.0)?;
-        self.int(5, i64::MIN, i64::MAX)?;
-        self.int(6, i64::MIN, i64::MAX)?;
+        self.int(5, i64::MIN..=i64::MAX)?;
+        self.int(6, i64::MIN..=i64::MAX)?;
         Ok(Type {
             dtype: DType::U32,
             shape: batch.iter().cloned().collect(),
@@ -301,10 +301,10 @@ impl<E: Extent> Rule<'_, E> {
                 "the weight must have three dimensions, out, in / groups and kernel",
             ));
         };
-        let stride = self.int(0, 1, MOST)?;
-        let (left, right) = (self.int(1, 0, MOST)?, self.int(2, 0, MOST)?);
-        let dilation = self.int(3, 1, MOST)?;
-        let groups = E::of(self.int(4, 1, MOST)? as u64)?;
+        let stride = self.int(0, 1..=MOST)?;
+        let (left, right) = (self.int(1, 0..=MOST)?, self.int(2, 0..=MOST)?);
+        let dilation = self.int(3, 1..=MOST)?;
+        let groups = E::of(self.int(4, 1..=MOST)? as u64)?;
         if each.times(&groups)? != *channels {
             return Err(Error::shape(format!(
                 "{groups} groups of {each} channels are not the {channels} of x"
@@ -341,11 +341,11 @@ impl<E: Extent> Rule<'_, E> {
                 "the weight must have three dimensions, in, out / groups and kernel",
             ));
         };
-        let stride = self.int(0, 1, MOST)?;
-        let padding = self.int(1, 0, MOST)?;
-        let dilation = self.int(3, 1, MOST)?;
-        let extra = self.int(2, 0, stride.max(dilation) - 1)?;
-        let groups = E::of(self.int(4, 1, MOST)? as u64)?;
+        let stride = self.int(0, 1..=MOST)?;
+        let padding = self.int(1, 0..=MOST)?;
+        let dilation = self.int(3, 1..=MOST)?;
+        let extra = self.int(2, 0..=stride.max(dilation) - 1)?;
+        let groups = E::of(self.int(4, 1..=MOST)? as u64)?;
         if inputs != channels {
             return Err(Error::shape(format!(
                 "the weight's {inputs} inputs are not the {channels} channels of x"
@@ -452,8 +452,8 @@ impl<E: Extent> Rule<'_, E> {
                 return Err(Error::dtype(format!("{name} is {dtype}; it must be f32: use cast/1")));
             }
         }
-        let len = self.int(0, 1, MAX_FFT)?;
-        let hop = self.int(1, 1, MOST)?;
+        let len = self.int(0, 1..=MAX_FFT)?;
+        let hop = self.int(1, 1..=MOST)?;
         let [window] = self.inputs[1].shape.as_slice() else {
             return Err(Error::shape("the window must have one dimension"));
         };

@@ -1,8 +1,9 @@
 //! float64 references of the ops on signals, sequences and selections.
 
-use super::common::{Plain, Random, rounded};
-use super::{ALL, Example, FLOATS, values};
 use maquette_tensor::ops::{Attr, DType, Op};
+
+use super::{ALL, Example, FLOATS, values};
+use crate::common::{Plain, Random, rounded};
 
 const INDEX: [DType; 3] = [DType::U8, DType::U32, DType::I64];
 

@@ -1,0 +1,123 @@
+//! Softmax and normalisations of rows.
+
+use crate::math;
+use crate::parallel;
+use crate::simd::multiversion;
+
+/// Elements that one task takes, about.
+const TASK: usize = 8 << 10;
+
+/// Calls a function with each row of `x` and of `out`, `width` elements each, on several threads if that is worth it.
+fn each_row(x: &[f32], out: &mut [f32], width: usize, per_element: f32, row: impl Fn(&[f32], &mut [f32]) + Sync) {
+    assert_eq!(x.len(), out.len(), "as many elements out as in");
+    if width == 0 || x.is_empty() {
+        return;
+    }
+    let rows = x.len() / width;
+    let chunk = (TASK / width).max(1);
+    let tasks = rows.div_ceil(chunk);
+    let parts = crate::parts::Parts::new(out, chunk * width);
+    parallel(tasks, (x.len() as f32 * per_element) as u64, |task| {
+        // SAFETY: each task takes its own part.
+        let out = unsafe { parts.take(task) };
+        let x = &x[task * chunk * width..][..out.len()];
+        for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            row(x, out);
+        }
+    });
+}
+
+/// `exp(x) / sum(exp(x))` of each row of `width` elements.
+///
+/// # Panics
+/// If `out` is not as long as `x`.
+pub fn softmax(x: &[f32], width: usize, out: &mut [f32]) {
+    each_row(x, out, width, 0.5, softmax_row);
+}
+
+multiversion! {
+    fn softmax_row(x: &[f32], out: &mut [f32]) {
+        let most = x.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+        out.iter_mut().zip(x).for_each(|(y, x)| *y = math::exp(x - most));
+        let factor = 1.0 / sum(out);
+        out.iter_mut().for_each(|y| *y *= factor);
+    }
+}
+
+/// Each row with its mean taken away and divided by its standard deviation, times `weight` plus `bias`, `width` elements each.
+///
+/// # Panics
+/// If `out` is not as long as `x`, or a parameter has not `width` elements.
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]) {
+    let width = weight.len();
+    assert!(bias.is_none_or(|bias| bias.len() == width), "a bias of {width}");
+    each_row(x, out, width, 0.4, |x, out| layer_norm_row(x, weight, bias, eps, out));
+}
+
+multiversion! {
+    fn layer_norm_row(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]) {
+        let count = x.len() as f32;
+        let mean = sum(x) / count;
+        let mut squares = [0.0_f32; 16];
+        let mut chunks = x.chunks_exact(16);
+        for chunk in &mut chunks {
+            for (square, x) in squares.iter_mut().zip(chunk) {
+                *square = (x - mean).mul_add(x - mean, *square);
+            }
+        }
+        let rest: f32 = chunks.remainder().iter().map(|x| (x - mean) * (x - mean)).sum();
+        let variance = (squares.iter().sum::<f32>() + rest) / count;
+        let factor = 1.0 / (variance + eps).sqrt();
+        match bias {
+            Some(bias) => {
+                for (((y, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+                    *y = ((x - mean) * factor).mul_add(*w, *b);
+                }
+            }
+            None => {
+                for ((y, x), w) in out.iter_mut().zip(x).zip(weight) {
+                    *y = (x - mean) * factor * w;
+                }
+            }
+        }
+    }
+}
+
+/// Each row divided by its root mean square, times `weight`.
+///
+/// # Panics
+/// If `out` is not as long as `x`.
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    each_row(x, out, weight.len(), 0.25, |x, out| rms_norm_row(x, weight, eps, out));
+}
+
+multiversion! {
+    fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        let mut squares = [0.0_f32; 16];
+        let mut chunks = x.chunks_exact(16);
+        for chunk in &mut chunks {
+            for (square, x) in squares.iter_mut().zip(chunk) {
+                *square = x.mul_add(*x, *square);
+            }
+        }
+        let rest: f32 = chunks.remainder().iter().map(|x| x * x).sum();
+        let factor = 1.0 / ((squares.iter().sum::<f32>() + rest) / x.len() as f32 + eps).sqrt();
+        for ((y, x), w) in out.iter_mut().zip(x).zip(weight) {
+            *y = x * factor * w;
+        }
+    }
+}
+
+/// The sum, in 16 parts, so that it is vectorised and its error stays small.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+fn sum(x: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; 16];
+    let mut chunks = x.chunks_exact(16);
+    for chunk in &mut chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += x;
+        }
+    }
+    sums.iter().sum::<f32>() + chunks.remainder().iter().sum::<f32>()
+}

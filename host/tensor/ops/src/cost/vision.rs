@@ -1,0 +1,69 @@
+//! What the ops of images, channels and random numbers cost.
+
+use super::{Form, Operand};
+use crate::attrs::attr_pair;
+use crate::table::{Op, OpSpec};
+use crate::types::{Attr, Type};
+
+/// Floating-point operations.
+pub(super) fn flops(spec: &OpSpec, inputs: &[Operand<'_>], attrs: &[Attr], output: &Type<u32>) -> u64 {
+    let out = output.elements();
+    let input = inputs.first().map_or(0, |x| x.ty.elements());
+    // Twice the elements of a kernel that meet one element of the output, or of the input of a transposed convolution.
+    let kernel = || {
+        let shape = inputs.get(1).map_or(&[][..], |weight| &weight.ty.shape);
+        shape
+            .iter()
+            .skip(1)
+            .fold(2_u64, |all, dim| all.saturating_mul(u64::from(*dim)))
+    };
+    match spec.op {
+        Op::Conv2d => out.saturating_mul(kernel()),
+        Op::ConvTranspose2d => input.saturating_mul(kernel()).saturating_add(out),
+        // The columns of windows are reduced once, then what that leaves.
+        Op::MaxPool2d | Op::AvgPool2d => {
+            let [y, x] = attr_pair(spec, attrs, 0).unwrap_or([1; 2]);
+            out.saturating_mul(y.unsigned_abs().saturating_add(x.unsigned_abs()))
+        }
+        // Bins overlap by an element on each side at most.
+        Op::AdaptiveAvgPool2d => input.saturating_mul(2).saturating_add(out.saturating_mul(4)),
+        Op::ResizeBilinear2d => out.saturating_mul(6),
+        Op::GroupNorm => out.saturating_mul(8),
+        Op::BatchNorm => out.saturating_mul(3),
+        Op::Prelu | Op::LeakyRelu => out.saturating_mul(2),
+        Op::HardSigmoid | Op::HardSwish => out.saturating_mul(4),
+        Op::Elu => out.saturating_mul(12),
+        Op::Mish => out.saturating_mul(16),
+        Op::Softplus => out.saturating_mul(24),
+        Op::Randn => out.saturating_mul(40),
+        Op::RandUniform => out.saturating_mul(20),
+        _ => 0,
+    }
+}
+
+/// Bytes beside the output: half floats as f32, what is strided made dense, and what some kernels keep.
+pub(super) fn temporaries(spec: &OpSpec, inputs: &[Operand<'_>], output: &Type<u32>) -> u64 {
+    // Elements are moved as they are.
+    let moves = matches!(spec.op, Op::PixelShuffle | Op::PixelUnshuffle);
+    let half = output.dtype.is_float() && output.dtype.size() == 2 && !moves;
+    let dense = |input: &Operand<'_>| match input.form {
+        _ if half => input.ty.elements().saturating_mul(4),
+        Form::Dense => 0,
+        _ => input.ty.bytes(),
+    };
+    let result = if half { output.elements().saturating_mul(4) } else { 0 };
+    let converted = inputs.iter().map(dense).fold(result, u64::saturating_add);
+    let sizes = output.shape.iter().map(|dim| u64::from(*dim));
+    let kept = match spec.op {
+        // The kernels transposed.
+        Op::ConvTranspose2d => inputs.get(1).map_or(0, |weight| weight.ty.elements().saturating_mul(4)),
+        // Where each column of the output lies.
+        Op::ResizeNearest2d | Op::ResizeBilinear2d => sizes.last().unwrap_or(0).saturating_mul(16),
+        // The mean of each channel of each item, and the sum of squares around it.
+        Op::GroupNorm => sizes.take(2).fold(16, u64::saturating_mul),
+        // A factor for each channel.
+        Op::BatchNorm => sizes.take(2).last().unwrap_or(0).saturating_mul(4),
+        _ => 0,
+    };
+    converted.saturating_add(kept)
+}
