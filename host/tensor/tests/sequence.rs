@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Plain, apply, read, scope, upload};
+use maquette_tensor::ops::program::{Description, Input, Node};
 use maquette_tensor::ops::{Attr, Code, DType, Dim, Type, lookup, spec};
 use maquette_tensor::{Scope, Tensor};
 use proptest::prelude::*;
@@ -195,6 +196,83 @@ fn edges_of_ops() {
     let (code, message) = refused(&scope, "istft/1", &[&bins, &window], &attrs);
     assert_eq!(code, Code::InvalidInput);
     assert!(message.contains("element 4"), "{message}");
+}
+
+#[test]
+fn a_program_that_reuses_memory_has_the_same_results_as_eager_calls() {
+    let (scope, _) = scope(1 << 28);
+    let wave = |shape: &[usize]| {
+        let mut i = 0_u32;
+        Plain::from_fn(shape, |_| {
+            i += 1;
+            f64::from(i).sin()
+        })
+    };
+    let signal = upload(&scope, &wave(&[1, 32, 1024]), DType::F32);
+    let weight = upload(&scope, &wave(&[32, 32, 3]), DType::F32);
+    let gates = upload(&scope, &wave(&[128, 32]), DType::F32);
+    let window = upload(&scope, &wave(&[64]).map(|x| x * x + 0.1), DType::F32);
+    let scale = upload(&scope, &wave(&[32]).map(|x| x + 1.5), DType::F32);
+    let inputs = [&signal, &weight, &gates, &window, &scale];
+    let mut transform = ints(&[64, 16]);
+    let reshape = |shape: &[i64]| vec![Attr::Ints(shape.to_vec())];
+    // Each follows the one before it, whose memory is free by the time that the next but one runs.
+    let mut steps: Vec<(&str, Vec<u32>, Vec<Attr>)> = vec![
+        ("conv1d/1", vec![1], ints(&[1, 1, 1])),
+        ("tanh/1", vec![], vec![]),
+        ("conv_transpose1d/1", vec![1], ints(&[1, 1])),
+        ("tanh/1", vec![], vec![]),
+        ("snake/1", vec![4], vec![]),
+        ("cumsum/1", vec![], ints(&[1])),
+        ("l2_normalize/1", vec![], ints(&[1])),
+        ("resize_linear1d/1", vec![], ints(&[2048])),
+        ("glu/1", vec![], vec![]),
+        ("log1p/1", vec![], vec![]),
+        ("expm1/1", vec![], vec![]),
+        ("transpose/1", vec![], ints(&[1, 2])),
+        ("lstm/1", vec![2, 2], vec![]),
+        ("reshape/1", vec![], reshape(&[1, 65_536])),
+        ("stft/1", vec![3], transform.clone()),
+    ];
+    transform.push(Attr::Int(65_536));
+    steps.extend([
+        ("tanh/1", vec![], vec![]),
+        ("istft/1", vec![3], transform),
+        ("reshape/1", vec![], reshape(&[1, 32, 2048])),
+        ("conv1d/1", vec![1], ints(&[2, 0, 0])),
+    ]);
+    let mut nodes = Vec::new();
+    let mut eager: Option<Tensor> = None;
+    for (i, (op, others, attrs)) in steps.iter().enumerate() {
+        let first = if i == 0 { 0 } else { (inputs.len() + i - 1) as u32 };
+        nodes.push(Node {
+            op: (*op).to_owned(),
+            inputs: std::iter::once(first).chain(others.iter().copied()).collect(),
+            attrs: attrs.clone(),
+            location: String::new(),
+        });
+        let mut list = vec![eager.as_ref().unwrap_or(&signal)];
+        list.extend(others.iter().map(|at| inputs[*at as usize]));
+        eager = Some(apply(&scope, op, &list, attrs));
+    }
+    let description = Description {
+        inputs: inputs
+            .iter()
+            .map(|tensor| Input {
+                name: String::new(),
+                dtype: DType::F32,
+                shape: tensor.shape().iter().map(|n| Dim::from(*n)).collect(),
+            })
+            .collect(),
+        outputs: vec![(inputs.len() + nodes.len() - 1) as u32],
+        nodes,
+        ..Description::default()
+    };
+    let program = scope.compile(&description, &std::collections::BTreeMap::new()).unwrap();
+    let outputs = program.run(&scope, &inputs).unwrap();
+    let (found, expected) = (read(&scope, &outputs[0]), read(&scope, &eager.unwrap()));
+    assert!(expected.data.iter().all(|x| x.is_finite()));
+    assert_eq!(found, expected);
 }
 
 /// Shapes that some op may take, and attributes from tiny to enormous: an answer or an error, never a crash.
