@@ -181,7 +181,8 @@ struct Guest {
 fn find(dir: &Path, manifest: &Manifest, toolchain: &Toolchain, options: &Options) -> Result<Guest> {
     let refuse = |what: String, help: &str| Err(Error::Build(Note::new(dir.display(), what, help)));
     let own = dir.join("Cargo.toml");
-    if !own.is_file() {
+    // A package that names its component has it from the workspace that it lies in.
+    if !own.is_file() && manifest.component.package.is_none() {
         let help =
             "make one with `maquette new`, or name a prebuilt component: [component] path = \"…\" in maquette.toml";
         return refuse("there is no Cargo.toml to build".into(), help);
@@ -194,7 +195,7 @@ fn find(dir: &Path, manifest: &Manifest, toolchain: &Toolchain, options: &Option
         return Err(failed(dir, &finished.err));
     };
 
-    let own = own.canonicalize().map_err(Error::io("open", &own))?;
+    let own = own.canonicalize().unwrap_or(own);
     let packages: Vec<(String, String, PathBuf)> = described["packages"]
         .as_array()
         .into_iter()

@@ -7,6 +7,8 @@
 pub enum TensorHandle {}
 /// What a program handle stands for: a slot of [`crate::state::State::programs`].
 pub enum ProgramHandle {}
+/// What a cache's handle stands for: a slot of [`crate::state::State::caches`].
+pub enum CacheHandle {}
 /// What an input file's handle stands for: a slot of [`crate::state::State::inputs`].
 pub enum InputHandle {}
 /// What an output file's handle stands for: a slot of [`crate::state::State::outputs`].
@@ -22,6 +24,7 @@ wasmtime::component::bindgen!({
     with: {
         "maquette:model/tensors.tensor": crate::bindings::TensorHandle,
         "maquette:model/programs.program": crate::bindings::ProgramHandle,
+        "maquette:model/kv-cache.cache": crate::bindings::CacheHandle,
         "maquette:model/files.input-file": crate::bindings::InputHandle,
         "maquette:model/files.output-file": crate::bindings::OutputHandle,
     },

@@ -13,6 +13,7 @@ const CONTRACT: &[&str] = &[
     "maquette:model/types",
     "maquette:model/tensors",
     "maquette:model/programs",
+    "maquette:model/kv-cache",
     "maquette:model/weights",
     "maquette:model/assets",
     "maquette:model/files",

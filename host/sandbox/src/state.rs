@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use maquette_tensor::ops::{self, Code};
-use maquette_tensor::{Budget, Control, Program, Runtime, Scope, Tensor, WeightFile};
+use maquette_tensor::{Budget, Control, KvCache, Program, Runtime, Scope, Tensor, WeightFile};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -82,6 +82,7 @@ pub(crate) struct State {
     pub(crate) budget: Option<Arc<Budget>>,
     pub(crate) tensors: Slab<Tensor>,
     pub(crate) programs: Slab<Arc<Program>>,
+    pub(crate) caches: Slab<KvCache>,
     pub(crate) files: Vec<InputFile>,
     pub(crate) inputs: Slab<usize>,
     pub(crate) outputs: Slab<OutputFile>,
@@ -111,6 +112,7 @@ impl State {
             budget: None,
             tensors: Slab::new(),
             programs: Slab::new(),
+            caches: Slab::new(),
             files: Vec::new(),
             inputs: Slab::new(),
             outputs: Slab::new(),

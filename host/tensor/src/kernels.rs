@@ -1,7 +1,8 @@
 //! What each op of the table does on a CPU: candle's kernels where they are sound, ours where they are not. Types have been
 //! checked and paid for; every output is dense and has memory of its own, unless the table says that it shares its input's.
 
-mod erf;
+mod attention;
+mod dense;
 mod integers;
 mod join;
 mod matrix;
@@ -9,10 +10,14 @@ mod norm;
 pub(crate) mod rows;
 mod vision;
 
+pub(crate) use dense::elements;
+
 use candle_core::{D, DType as Candle, Device, Tensor, WithDType};
+use maquette_kernels::kv::Page;
 use maquette_ops::{Attr, DType, Error, Op, OpSpec, Type, attr_axis, attr_float, normalise};
 use smallvec::SmallVec;
 
+use crate::buffers::Buffers;
 use crate::tensor::{candle_dtype, dims, said};
 
 impl From<Failure> for Error {
@@ -45,14 +50,58 @@ impl From<Error> for Failure {
 type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Runs an op whose output type is `out`.
-pub(crate) fn run(spec: &OpSpec, inputs: &[&Tensor], attrs: &[Attr], out: &Type<u32>) -> Result<Tensor, Error> {
+pub(crate) fn run(
+    spec: &OpSpec,
+    inputs: &[&Tensor],
+    attrs: &[Attr],
+    out: &Type<u32>,
+    buffers: &Buffers,
+) -> Result<Tensor, Error> {
     let kernel = Kernel {
         spec,
         inputs,
         attrs,
         out,
+        buffers,
     };
     Ok(kernel.run()?)
+}
+
+/// Runs `cached_attention/1` on the pages of a layer, which hold `keys` places, those of the queries included.
+pub(crate) fn cached_attention(
+    spec: &OpSpec,
+    inputs: &[&Tensor],
+    attrs: &[Attr],
+    out: &Type<u32>,
+    buffers: &Buffers,
+    (pages, keys): (&[&Page], usize),
+) -> Result<Tensor, Error> {
+    let kernel = Kernel {
+        spec,
+        inputs,
+        attrs,
+        out,
+        buffers,
+    };
+    if out.elements() == 0 {
+        return Ok(kernel.zeros()?);
+    }
+    Ok(kernel.cached_attention(pages, keys)?)
+}
+
+/// Calls a function with the place in time, the head, and the elements of each vector of `[1, time, heads, width]`.
+pub(crate) fn each_vector(x: &Tensor, mut f: impl FnMut(usize, usize, &[f32])) -> Result<(), Error> {
+    let (_, time, heads, width) = x.dims4().map_err(Failure::from)?;
+    if x.elem_count() == 0 {
+        return Ok(());
+    }
+    Ok(attention::with_rows(x, |rows| {
+        for t in 0..time {
+            for h in 0..heads {
+                f(t, h, &rows.data[t * rows.time + h * rows.head..][..width]);
+            }
+        }
+    })?)
 }
 
 struct Kernel<'a> {
@@ -60,6 +109,7 @@ struct Kernel<'a> {
     inputs: &'a [&'a Tensor],
     attrs: &'a [Attr],
     out: &'a Type<u32>,
+    buffers: &'a Buffers,
 }
 
 impl Kernel<'_> {
@@ -79,6 +129,9 @@ impl Kernel<'_> {
     }
 
     fn with_input(&self, op: Op, x: &Tensor) -> Result<Tensor> {
+        if let Some(done) = self.dense(op, x) {
+            return done;
+        }
         Ok(match op {
             Op::Add | Op::Sub | Op::Mul if self.out.dtype.is_int() => {
                 integers::binary(op, x, self.input(1)?, &dims(&self.out.shape))?
@@ -121,8 +174,11 @@ impl Kernel<'_> {
             Op::Silu => x.silu()?,
             Op::Relu => x.relu()?,
             Op::Gelu => x.gelu()?,
-            Op::GeluErf if x.dtype() == Candle::F32 => x.contiguous()?.apply_op1_no_bwd(&erf::Function::Gelu)?,
-            Op::Erf if x.dtype() == Candle::F32 => x.contiguous()?.apply_op1_no_bwd(&erf::Function::Erf)?,
+            Op::GeluErf | Op::Erf if x.dtype() == Candle::F32 => {
+                let x = x.contiguous()?;
+                self.dense(op, &x)
+                    .ok_or_else(|| Error::internal("a dense tensor that is none"))??
+            }
             Op::GeluErf => x.gelu_erf()?,
             Op::Erf => x.erf()?,
             Op::Floor => x.floor()?,
@@ -169,10 +225,17 @@ impl Kernel<'_> {
                 rows::check(ids, x.dim(axis)?)?;
                 x.contiguous()?.index_select(&ids.contiguous()?, axis)?
             }
-            Op::Softmax => norm::softmax(x, self.axis(0, x.rank())?)?,
+            Op::Rope => self.rope(x)?,
+            Op::Attention => self.attention(x)?,
+            Op::CachedAttention => {
+                return Err(
+                    Error::unsupported("only a program can append to a cache: record one with `compile`").into(),
+                );
+            }
+            Op::Softmax => self.softmax(x, self.axis(0, x.rank())?)?,
             Op::LogSoftmax => norm::log_softmax(x, self.axis(0, x.rank())?)?,
-            Op::LayerNorm => norm::layer_norm(x, self.input(1)?, self.inputs.get(2).copied(), self.float(0)? as f32)?,
-            Op::RmsNorm => norm::rms_norm(x, self.input(1)?, self.float(0)? as f32)?,
+            Op::LayerNorm => self.layer_norm(x, self.input(1)?, self.inputs.get(2).copied(), self.float(0)? as f32)?,
+            Op::RmsNorm => self.rms_norm(x, self.input(1)?, self.float(0)? as f32)?,
             Op::Conv2d
             | Op::ConvTranspose2d
             | Op::MaxPool2d
@@ -191,7 +254,9 @@ impl Kernel<'_> {
             | Op::Softplus
             | Op::PixelShuffle
             | Op::PixelUnshuffle => self.vision(op)?,
-            Op::Full | Op::Arange | Op::Randn | Op::RandUniform => return Err(Error::internal("an op that takes no input was given one").into()),
+            Op::Full | Op::Arange | Op::Randn | Op::RandUniform => {
+                return Err(Error::internal("an op that takes no input was given one").into());
+            }
         })
     }
 

@@ -11,19 +11,25 @@
 compile_error!("elements cross the boundary as they lie in memory, which must be little-endian");
 
 mod budget;
+mod buffers;
+mod gguf;
 mod kernels;
+mod kv_cache;
+mod matrix;
 mod program;
 mod resident;
 mod runtime;
 mod safetensors;
 mod scope;
 mod tensor;
+mod weight_file;
 
 pub use budget::{Budget, Charge};
+pub use kv_cache::KvCache;
 pub use maquette_ops as ops;
 pub use program::{Program, ProgramCache, ProgramCost};
 pub use resident::WeightStore;
 pub use runtime::{Runtime, RuntimeConfig};
-pub use safetensors::{TensorInfo, WeightFile};
 pub use scope::{Control, Scope, Stats};
 pub use tensor::Tensor;
+pub use weight_file::{TensorInfo, WeightFile};

@@ -5,24 +5,33 @@
 
 mod cache;
 mod compile;
+mod fuse;
 mod plan;
+mod product;
 mod table;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use maquette_ops::program::{Description, located};
-use maquette_ops::{Error, OpSpec, show};
+use maquette_ops::{Error, Op, OpSpec, attr_int, show};
 use smallvec::SmallVec;
 
 use crate::budget::Charge;
+use crate::buffers::Buffers;
 use crate::kernels;
+use crate::kv_cache::KvCache;
 use crate::scope::{Scope, guard};
 use crate::tensor::{Tensor, said, stored_elements};
 
 pub use cache::ProgramCache;
-use plan::{Plan, Plans};
+use fuse::Fused;
+use plan::{Plan, Planned, Plans};
+use product::Right;
 use table::Table;
+
+/// Floating-point operations from which on a run keeps the team of threads for itself.
+const WORTH_A_TEAM: u64 = 100_000;
 
 /// What one run costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +49,10 @@ pub struct Program {
     description: Description,
     /// Weights, constants and folded values.
     bound: Vec<Tensor>,
-    /// Weights that are only looked rows up in: they stay in their file.
+    /// Weights that rows are looked up in: they stay in their file.
     tables: Vec<Table>,
+    /// Weights of linear layers, packed.
+    rights: Vec<Right>,
     /// The nodes that a run executes, in order.
     steps: Vec<Step>,
     /// Where each output is found.
@@ -60,6 +71,8 @@ enum Place {
     Bound(u32),
     /// Among the tables.
     Table(u32),
+    /// Among the packed weights.
+    Right(u32),
     /// The output of a step, by the step's number.
     Step(u32),
 }
@@ -70,6 +83,8 @@ struct Step {
     node: u32,
     spec: &'static OpSpec,
     inputs: SmallVec<[Place; 3]>,
+    /// What the step does beside its node: the nodes after it that it has taken over.
+    fused: Option<Fused>,
     /// Steps whose outputs nothing after this one needs.
     last_uses: SmallVec<[u32; 2]>,
 }
@@ -87,7 +102,7 @@ impl Values<'_> {
             Place::Input(at) => self.inputs.get(at as usize),
             Place::Bound(at) => self.program.bound.get(at as usize).map(|tensor| &tensor.inner),
             Place::Step(at) => self.steps.get(at as usize).and_then(Option::as_ref),
-            Place::Table(_) => None,
+            Place::Table(_) | Place::Right(_) => None,
         };
         found.ok_or_else(|| Error::internal("a value of the program is not there"))
     }
@@ -108,13 +123,23 @@ impl Program {
         Ok(self.plan(&symbols)?.cost)
     }
 
-    /// Runs the program: memory is paid for as a whole before anything runs.
+    /// Runs a program that takes no caches.
     ///
     /// # Errors
-    /// `shape`, `dtype` if the inputs do not fit; `quota`; `timeout` and `cancelled` between nodes; what a node's op says,
-    /// with the node's place.
+    /// As [`Program::run_with`].
     pub fn run(&self, scope: &Scope, inputs: &[&Tensor]) -> Result<Vec<Tensor>, Error> {
+        self.run_with(scope, inputs, &[])
+    }
+
+    /// Runs the program: memory is paid for as a whole before anything runs. What it appends to caches counts when all has
+    /// succeeded; otherwise they hold what they held.
+    ///
+    /// # Errors
+    /// `shape`, `dtype` if the inputs or the caches do not fit; `invalid-input` if a cache is full; `quota`; `timeout` and
+    /// `cancelled` between nodes; what a node's op says, with the node's place.
+    pub fn run_with(&self, scope: &Scope, inputs: &[&Tensor], caches: &[&KvCache]) -> Result<Vec<Tensor>, Error> {
         let started = Instant::now();
+        scope.control().check(started)?;
         let symbols = self.bind(inputs.iter().map(|input| input.shape()))?;
         for (input, expected) in inputs.iter().zip(&self.description.inputs) {
             if input.dtype() != expected.dtype {
@@ -126,7 +151,11 @@ impl Program {
                 )));
             }
         }
+        self.check_caches(caches)?;
         let plan = self.plan(&symbols)?;
+        for (cache, more) in caches.iter().zip(&plan.appended) {
+            cache.reserve(*more)?;
+        }
         let peak = scope.budget().charge(plan.cost.peak_bytes)?;
         let (dense, _copies) = dense(scope, inputs)?;
         let mut values = Values {
@@ -135,8 +164,20 @@ impl Program {
             steps: vec![None; self.steps.len()],
         };
         let mut done = 0;
-        let result = self.follow(scope, &plan, &mut values, &mut done);
+        let buffers = Buffers::up_to(plan.cost.peak_bytes);
+        let mut follow = || self.follow(scope, &plan, &mut values, caches, &buffers, &mut done);
+        let result = if plan.cost.flops < WORTH_A_TEAM {
+            follow()
+        } else {
+            maquette_kernels::team::engaged(follow)
+        };
+        drop(buffers);
         let outputs = result.and_then(|()| self.outputs(scope, inputs, &values, &plan, peak));
+        if outputs.is_ok() {
+            for (cache, more) in caches.iter().zip(&plan.appended) {
+                cache.commit(*more);
+            }
+        }
         scope.count(|stats| {
             stats.ops += done;
             stats.program_runs += 1;
@@ -146,29 +187,102 @@ impl Program {
         outputs
     }
 
+    fn check_caches(&self, caches: &[&KvCache]) -> Result<(), Error> {
+        let expected = &self.description.caches;
+        if caches.len() != expected.len() {
+            return Err(Error::invalid_input(format!(
+                "{} caches were given; the program takes {}",
+                caches.len(),
+                expected.len()
+            )));
+        }
+        for (i, (cache, expected)) in caches.iter().zip(expected).enumerate() {
+            if cache.spec() != *expected {
+                return Err(Error::shape(format!(
+                    "cache {i} is {:?}; the program expects {expected:?}",
+                    cache.spec()
+                )));
+            }
+            if caches[..i].iter().any(|other| std::ptr::eq(*other, *cache)) {
+                return Err(Error::invalid_input(format!("cache {i} was given twice: fork it")));
+            }
+        }
+        Ok(())
+    }
+
     /// Executes the steps of a plan.
-    fn follow(&self, scope: &Scope, plan: &Plan, values: &mut Values<'_>, done: &mut u64) -> Result<(), Error> {
+    fn follow(
+        &self,
+        scope: &Scope,
+        plan: &Plan,
+        values: &mut Values<'_>,
+        caches: &[&KvCache],
+        buffers: &Buffers,
+        done: &mut u64,
+    ) -> Result<(), Error> {
         for (i, (step, planned)) in self.steps.iter().zip(&plan.steps).enumerate() {
             scope.control().check(Instant::now())?;
             let node = &self.description.nodes[step.node as usize];
-            let output = match step.inputs.as_slice() {
-                [Place::Table(table), ids] => self.tables[*table as usize].rows(values.get(*ids)?, &planned.ty),
-                places => {
-                    let mut list: SmallVec<[&candle_core::Tensor; 4]> = SmallVec::with_capacity(places.len());
-                    for place in places {
-                        list.push(values.get(*place)?);
-                    }
-                    let attrs = planned.attrs.as_deref().unwrap_or(&node.attrs);
-                    guard(step.spec, || kernels::run(step.spec, &list, attrs, &planned.ty))
-                }
-            };
+            let output = self.execute(step, planned, values, caches, buffers);
             values.steps[i] = Some(output.map_err(|e| located(step.node as usize, node, e))?);
             for gone in &step.last_uses {
-                values.steps[*gone as usize] = None;
+                let value = values.steps[*gone as usize].take();
+                if let Some(value) = value.filter(|_| planned.freed.contains(gone)) {
+                    buffers.give(&value, planned.live);
+                }
             }
             *done += 1;
         }
         Ok(())
+    }
+
+    fn execute(
+        &self,
+        step: &Step,
+        planned: &Planned,
+        values: &Values<'_>,
+        caches: &[&KvCache],
+        buffers: &Buffers,
+    ) -> Result<candle_core::Tensor, Error> {
+        match step.inputs.as_slice() {
+            [Place::Table(table), ids] => return self.tables[*table as usize].rows(values.get(*ids)?, &planned.ty),
+            [x, Place::Right(right), bias @ ..] => {
+                let right = &self.rights[*right as usize];
+                let bias = bias.first().map(|place| values.get(*place)).transpose()?;
+                let residual = step.fused.and_then(|fused| fused.residual);
+                let residual = residual.map(|place| values.get(place)).transpose()?;
+                let activation = step.fused.map(|fused| fused.activation).unwrap_or_default();
+                let x = values.get(*x)?;
+                return guard(step.spec, || {
+                    right.product(x, bias, activation, residual, &planned.ty, buffers)
+                });
+            }
+            _ => {}
+        }
+        let mut list: SmallVec<[&candle_core::Tensor; 4]> = SmallVec::with_capacity(step.inputs.len());
+        for place in &step.inputs {
+            list.push(values.get(*place)?);
+        }
+        let node = &self.description.nodes[step.node as usize];
+        let attrs = planned.attrs.as_deref().unwrap_or(&node.attrs);
+        if step.spec.op == Op::CachedAttention {
+            let number = |at: usize| attr_int(step.spec, attrs, at).and_then(|value| usize::try_from(value).ok());
+            let lost = || Error::internal("a cache is not there");
+            let cache = number(0).and_then(|at| caches.get(at)).ok_or_else(lost)?;
+            let (layer, [_, k, v]) = (number(1).ok_or_else(lost)?, list.as_slice()) else {
+                return Err(lost());
+            };
+            cache.append(layer, k, v)?;
+            let keys = cache.len() as usize + k.dim(1).unwrap_or(0);
+            return cache.with_pages(layer, |pages| {
+                guard(step.spec, || {
+                    kernels::cached_attention(step.spec, &list, attrs, &planned.ty, buffers, (pages, keys))
+                })
+            })?;
+        }
+        guard(step.spec, || {
+            kernels::run(step.spec, &list, attrs, &planned.ty, buffers)
+        })
     }
 
     /// Hands the outputs over to the scope, each with a charge of its own.

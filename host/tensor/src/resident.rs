@@ -1,4 +1,4 @@
-//! Weights in memory: each tensor once per (blob, name, dtype), shared by every call, the longest unused leaving first.
+//! Weights in memory: each tensor once per (blob, name, form), shared by every call, the longest unused leaving first.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use maquette_ops::{DType, Error, Type};
 
-use crate::safetensors::WeightFile;
+use crate::matrix::Matrix;
 use crate::tensor::{Owner, Tensor};
+use crate::weight_file::WeightFile;
 
 /// Counts a weight's bytes as long as anybody holds it.
 #[derive(Debug)]
@@ -23,11 +24,34 @@ impl Drop for Resident {
     }
 }
 
-type Key = (String, String, DType);
+/// What a weight is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Form {
+    /// A tensor of this type.
+    Tensor(DType),
+    /// The weight of a linear layer, packed.
+    Matrix,
+}
+
+type Key = (String, String, Form);
+
+/// A weight in one of its forms.
+#[derive(Clone, Debug)]
+enum Loaded {
+    Tensor(Tensor),
+    Matrix(Weight),
+}
+
+/// The weight of a linear layer, resident as long as it is held.
+#[derive(Clone, Debug)]
+pub(crate) struct Weight {
+    pub(crate) matrix: Arc<Matrix>,
+    _resident: Arc<Resident>,
+}
 
 #[derive(Debug)]
 struct Entry {
-    tensor: Tensor,
+    loaded: Loaded,
     resident: Arc<Resident>,
     used: u64,
 }
@@ -89,12 +113,51 @@ impl WeightStore {
             Some(dtype) => dtype,
             None => file.natural(name)?,
         };
-        let key = (file.digest().to_owned(), name.to_owned(), dtype);
-        if let Some(tensor) = self.lock().touch(&key) {
-            return Ok(tensor);
-        }
         let ty = Type::new(dtype, file.info(name)?.shape.iter().copied());
         let bytes = ty.bytes();
+        let loaded = self.load(file, name, Form::Tensor(dtype), bytes, |resident| {
+            Ok(Loaded::Tensor(Tensor {
+                inner: file.read(name, dtype)?,
+                ty,
+                owner: Owner::Resident(resident),
+            }))
+        })?;
+        match loaded {
+            Loaded::Tensor(tensor) => Ok(tensor),
+            Loaded::Matrix(_) => Err(Error::internal("a weight in another form")),
+        }
+    }
+
+    /// A tensor `[out, in]` of a file as the weight of a linear layer, packed for its kernel; `None` if it is stored as something
+    /// that there is no kernel for.
+    pub(crate) fn matrix(&self, file: &WeightFile, name: &str) -> Result<Option<Weight>, Error> {
+        let Some(bytes) = file.matrix_bytes(name)? else {
+            return Ok(None);
+        };
+        let loaded = self.load(file, name, Form::Matrix, bytes, |resident| {
+            Ok(Loaded::Matrix(Weight {
+                matrix: Arc::new(file.matrix(name)?),
+                _resident: resident,
+            }))
+        })?;
+        match loaded {
+            Loaded::Matrix(weight) => Ok(Some(weight)),
+            Loaded::Tensor(_) => Err(Error::internal("a weight in another form")),
+        }
+    }
+
+    fn load(
+        &self,
+        file: &WeightFile,
+        name: &str,
+        form: Form,
+        bytes: u64,
+        read: impl FnOnce(Arc<Resident>) -> Result<Loaded, Error>,
+    ) -> Result<Loaded, Error> {
+        let key = (file.digest().to_owned(), name.to_owned(), form);
+        if let Some(loaded) = self.lock().touch(&key) {
+            return Ok(loaded);
+        }
         {
             // Counted under the lock, so that two that load at once do not take the same room.
             let mut inner = self.lock();
@@ -105,26 +168,22 @@ impl WeightStore {
             bytes,
             total: Arc::clone(&self.total),
         });
-        let tensor = Tensor {
-            inner: file.read(name, dtype)?,
-            ty,
-            owner: Owner::Resident(Arc::clone(&resident)),
-        };
+        let loaded = read(Arc::clone(&resident))?;
         let mut inner = self.lock();
         // Two may have loaded it at once: the first to come here is kept.
-        if let Some(tensor) = inner.touch(&key) {
-            return Ok(tensor);
+        if let Some(loaded) = inner.touch(&key) {
+            return Ok(loaded);
         }
         let used = inner.tick();
         inner.entries.insert(
             key,
             Entry {
-                tensor: tensor.clone(),
+                loaded: loaded.clone(),
                 resident,
                 used,
             },
         );
-        Ok(tensor)
+        Ok(loaded)
     }
 }
 
@@ -134,17 +193,17 @@ impl Inner {
         self.clock
     }
 
-    fn touch(&mut self, key: &Key) -> Option<Tensor> {
+    fn touch(&mut self, key: &Key) -> Option<Loaded> {
         let now = self.tick();
         let entry = self.entries.get_mut(key)?;
         entry.used = now;
-        Some(entry.tensor.clone())
+        Some(entry.loaded.clone())
     }
 
     /// Lets weights that nobody holds leave, the longest unused first, until so many more bytes fit.
     fn make_room(&mut self, budget: u64, total: &AtomicU64, bytes: u64) -> Result<(), Error> {
         while total.load(Ordering::Relaxed).saturating_add(bytes) > budget {
-            // The entry's own two references are all there are: its tensor's owner and `resident`.
+            // The entry's own two references are all there are: that of what is loaded, and `resident`.
             let idle = self
                 .entries
                 .iter()

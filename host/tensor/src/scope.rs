@@ -12,11 +12,12 @@ use maquette_ops::{Attr, DType, Error, OpId, OpSpec, Operand, Type, check_shape,
 use smallvec::SmallVec;
 
 use crate::budget::{Budget, Charge};
+use crate::buffers::Buffers;
 use crate::kernels;
 use crate::program::Program;
 use crate::runtime::Runtime;
-use crate::safetensors::WeightFile;
 use crate::tensor::{self, Owner, Tensor};
+use crate::weight_file::WeightFile;
 
 /// When a call has to stop.
 #[derive(Clone, Debug, Default)]
@@ -144,7 +145,7 @@ impl Scope {
         let list: SmallVec<[&candle_core::Tensor; 4]> = inputs.iter().map(|input| &input.inner).collect();
         let output = match (cost.shares, inputs) {
             (true, [first, ..]) => Tensor {
-                inner: guard(spec, || kernels::run(spec, &list, attrs, &ty))?,
+                inner: guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?,
                 owner: first.owner.clone(),
                 ty,
             },
@@ -152,7 +153,7 @@ impl Scope {
                 let mut charge = self
                     .budget
                     .charge(cost.output_bytes.saturating_add(cost.temporary_bytes))?;
-                let inner = guard(spec, || kernels::run(spec, &list, attrs, &ty))?;
+                let inner = guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?;
                 charge.shrink(cost.output_bytes);
                 Tensor {
                     inner,

@@ -224,7 +224,12 @@ fn weights_are_bound_by_name_and_a_table_stays_in_its_file() {
         .programs()
         .compile(&lookup_and_project(), &files)
         .unwrap();
-    assert_eq!(scope.runtime().weights().resident_bytes(), 8 * 4, "dense alone, as f32");
+    let panel = 4 * 32 * 4;
+    assert_eq!(
+        scope.runtime().weights().resident_bytes(),
+        panel,
+        "dense alone, packed for its product"
+    );
     let ids = upload(
         &scope,
         &Plain {

@@ -34,11 +34,12 @@
 //! - [`derive@Input`] and [`derive@Output`] make the JSON Schema out of your types.
 //! - [`Tensor`] lives in the host and has candle's method names; [`compile`] records what you do with tensors as a program that
 //!   the host compiles once and runs with one call.
-//! - [`nn`] has layers that load from weights, [`text`] has tokenizers.
+//! - [`nn`] has layers that load from weights, [`text`] has tokenizers and chat templates.
 
 // Lets the derived code name this crate from inside it, too.
 extern crate self as maquette;
 
+mod cache;
 mod error;
 mod export;
 mod file;
@@ -52,6 +53,7 @@ mod package;
 mod record;
 pub mod run;
 mod shape;
+mod stream;
 mod tensor;
 #[cfg(feature = "text")]
 pub mod text;
@@ -78,6 +80,7 @@ pub mod private {
     pub use serde_json::{Map, Value, json};
 }
 
+pub use cache::{CacheSpec, KvCache};
 pub use error::{Context, Error, Result};
 pub use file::{File, FileWriter};
 pub use input::{Field, Input};
@@ -93,9 +96,12 @@ pub use maquette_sdk_derive::Output;
 pub use model::Model;
 pub use output::Output;
 pub use package::Package;
-pub use record::{Outputs, Program, Recorder, compile};
+pub use record::{CacheSlot, Outputs, Program, Recorder, compile};
+/// Any JSON.
+pub use serde_json::Value;
 pub use shape::{IntoDim, IntoShape};
-pub use tensor::Tensor;
+pub use stream::{Stream, StreamedText};
+pub use tensor::{Attend, Tensor};
 pub use weights::Weights;
 
 /// Everything that most models use.
@@ -106,7 +112,7 @@ pub mod prelude {
     #[cfg(feature = "text")]
     pub use crate::text;
     pub use crate::{
-        Context, DType, Dim, Error, File, FileWriter, Input, Model, Output, Package, Program, Recorder, Result, Tensor,
-        Weights, compile,
+        Attend, CacheSpec, Context, DType, Dim, Error, File, FileWriter, Input, KvCache, Model, Output, Package,
+        Program, Recorder, Result, Stream, StreamedText, Tensor, Weights, compile,
     };
 }

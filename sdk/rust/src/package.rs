@@ -66,4 +66,34 @@ impl Package {
     pub fn tokenizer(&self, name: &str) -> Result<crate::text::Tokenizer> {
         crate::text::Tokenizer::from_json(&self.asset(name)?).context(format!("asset `{name}`"))
     }
+
+    /// The tokenizer inside a GGUF file.
+    ///
+    /// # Errors
+    /// If there is no such file, or its tokenizer is of another kind; the message says which key.
+    #[cfg(feature = "text")]
+    pub fn gguf_tokenizer(&self, file: &str) -> Result<crate::text::Tokenizer> {
+        let weights = self.weights(file)?;
+        let text = |key: &str| weights.metadata(&format!("tokenizer.ggml.{key}"));
+        fn list<T: DeserializeOwned>(text: Option<String>, key: &str) -> Result<Option<T>> {
+            let parse = |text: String| serde_json::from_str(&text).context(format!("tokenizer.ggml.{key}"));
+            text.map(parse).transpose()
+        }
+        let id = |key: &str| -> Result<Option<u32>> { Ok(text(key)?.and_then(|id| id.parse().ok())) };
+        let flag = |key: &str| -> Result<Option<bool>> { Ok(text(key)?.map(|flag| flag == "true")) };
+        crate::text::Tokenizer::from_gguf(crate::text::GgufVocab {
+            model: text("model")?.unwrap_or_default(),
+            pre: text("pre")?.unwrap_or_default(),
+            tokens: list(text("tokens")?, "tokens")?.unwrap_or_default(),
+            token_types: list(text("token_type")?, "token_type")?.unwrap_or_default(),
+            scores: list(text("scores")?, "scores")?,
+            merges: list(text("merges")?, "merges")?.unwrap_or_default(),
+            bos: id("bos_token_id")?,
+            eos: id("eos_token_id")?,
+            unk: id("unknown_token_id")?,
+            add_bos: flag("add_bos_token")?,
+            add_space_prefix: flag("add_space_prefix")?,
+        })
+        .context(format!("weight file `{file}`"))
+    }
 }

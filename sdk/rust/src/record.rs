@@ -3,10 +3,11 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::panic::Location;
 
-use maquette_ops::program::{Constant, Description, Input, Node, WeightRef};
+use maquette_ops::program::{CacheSpec, Constant, Description, Input, Node, WeightRef};
 use maquette_ops::{Attr, DType, Dim, OpSpec, Type};
 
 use crate::bindings::maquette::model::programs;
+use crate::cache::KvCache;
 use crate::error::from_host;
 use crate::ops::{attr_in_program, dim_to_host, dtype_to_host, ours};
 use crate::shape::IntoShape;
@@ -192,6 +193,22 @@ impl Recorder {
     }
 }
 
+impl Recorder {
+    /// A cache that each run is given, for [`Tensor::cached_attention`].
+    pub fn cache(&mut self, spec: CacheSpec) -> CacheSlot {
+        RECORDING.with_borrow_mut(|recording| {
+            let caches = recording.as_mut().map(|recording| &mut recording.description.caches);
+            let Some(caches) = caches else { return CacheSlot(0) };
+            caches.push(spec);
+            CacheSlot(caches.len() - 1)
+        })
+    }
+}
+
+/// A cache's place among those of a program.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSlot(pub(crate) usize);
+
 /// What a recorded closure may return: a tensor, or several.
 pub trait Outputs {
     /// In order.
@@ -274,11 +291,20 @@ impl Program {
     /// # Errors
     /// If the inputs do not fit; `quota`, `timeout`, `cancelled`.
     pub fn run(&self, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
+        self.run_with(inputs, &[])
+    }
+
+    /// Runs a program that has caches, which grow if the run succeeds.
+    ///
+    /// # Errors
+    /// As [`Program::run`]; `invalid-input` if a cache is full.
+    pub fn run_with(&self, inputs: &[&Tensor], caches: &[&KvCache]) -> Result<Vec<Tensor>> {
         let handles = inputs
             .iter()
             .map(|tensor| tensor.handle())
             .collect::<Result<Vec<_>>>()?;
-        let outputs = self.handle()?.run(&handles).map_err(from_host)?;
+        let caches: Vec<_> = caches.iter().map(|cache| cache.handle()).collect();
+        let outputs = self.handle()?.run(&handles, &caches).map_err(from_host)?;
         Ok(outputs.into_iter().map(Tensor::eager).collect())
     }
 
@@ -349,6 +375,7 @@ fn to_host(description: &Description) -> programs::Description {
                 location: n.location.clone(),
             })
             .collect(),
+        caches: description.caches.iter().map(crate::cache::spec_to_host).collect(),
         outputs: description.outputs.clone(),
     }
 }

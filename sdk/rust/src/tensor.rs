@@ -657,6 +657,81 @@ impl Tensor {
     }
 }
 
+/// How attention is computed; the default is plain.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attend {
+    /// What scores are multiplied by; `1 / sqrt(width)` if not given.
+    pub scale: Option<f64>,
+    /// Whether a query sees only keys up to its own place; the last query is at the last key.
+    pub causal: bool,
+    /// How many keys up to its own place a query sees at most; all if not given.
+    pub window: Option<usize>,
+    /// Scores become `cap * tanh(score / cap)`, if given.
+    pub cap: Option<f64>,
+}
+
+/// Errors of each of these are as for the op in the table (`maquette ops`).
+#[allow(clippy::missing_errors_doc)]
+impl Tensor {
+    /// Rotary embedding of `[b, t, heads, width]` at positions `[t]` or `[b, t]`, by frequencies `base^(-2i / width)`. Pairs are the
+    /// two halves, or, interleaved, neighbours.
+    #[track_caller]
+    pub fn rope(&self, positions: &Self, base: f64, interleaved: bool) -> Result<Self> {
+        apply(
+            Op::Rope,
+            &[self, positions],
+            vec![Attr::Float(base), Attr::Flag(interleaved)],
+        )
+    }
+
+    /// Rotary embedding by given frequencies `[n]`, of the first `2n` elements of each vector.
+    #[track_caller]
+    pub fn rope_with(&self, positions: &Self, frequencies: &Self, interleaved: bool) -> Result<Self> {
+        apply(
+            Op::Rope,
+            &[self, positions, frequencies],
+            vec![Attr::Unset, Attr::Flag(interleaved)],
+        )
+    }
+
+    /// Attention of queries `[b, t, heads, d]` over keys `[b, s, kv heads, d]` and values `[b, s, kv heads, e]`: `[b, t, heads, e]`.
+    /// `bias` broadcasts to the scores `[b, heads, t, s]`.
+    #[track_caller]
+    pub fn attention(&self, keys: &Self, values: &Self, bias: Option<&Self>, how: Attend) -> Result<Self> {
+        let attrs = vec![
+            Attr::Float(how.scale.unwrap_or(0.0)),
+            Attr::Flag(how.causal),
+            Attr::Int(how.window.unwrap_or(0) as i64),
+            Attr::Float(how.cap.unwrap_or(0.0)),
+        ];
+        match bias {
+            Some(bias) => apply(Op::Attention, &[self, keys, values, bias], attrs),
+            None => apply(Op::Attention, &[self, keys, values], attrs),
+        }
+    }
+
+    /// Appends keys and values `[1, t, kv heads, _]` to a layer of a cache, and attends causally to all that it holds. Only while
+    /// recording.
+    #[track_caller]
+    pub fn cached_attention(
+        &self,
+        keys: &Self,
+        values: &Self,
+        cache: crate::CacheSlot,
+        layer: usize,
+        how: Attend,
+    ) -> Result<Self> {
+        let attrs = vec![
+            Attr::Int(cache.0 as i64),
+            Attr::Int(layer as i64),
+            Attr::Float(how.scale.unwrap_or(0.0)),
+            Attr::Int(how.window.unwrap_or(0) as i64),
+            Attr::Float(how.cap.unwrap_or(0.0)),
+        ];
+        apply(Op::CachedAttention, &[self, keys, values], attrs)
+    }
+}
+
 macro_rules! operators {
     ($($trait:ident $method:ident $name:ident;)*) => {$(
         impl std::ops::$trait<&Tensor> for &Tensor {

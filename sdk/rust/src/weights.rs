@@ -17,6 +17,12 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// A weight file by its name in `maquette.toml`, whether there is one or not: for programs that are recorded outside of a
+    /// component, in tests. Models get theirs from [`Package::weights`](crate::Package::weights).
+    pub fn of_file(file: &str) -> Self {
+        Self::new(file)
+    }
+
     pub(crate) fn new(file: &str) -> Self {
         Self {
             file: file.to_owned(),

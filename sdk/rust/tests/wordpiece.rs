@@ -2,7 +2,7 @@
 #![cfg(feature = "text")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use maquette::text::Tokenizer;
+use maquette::text::{Specials, Tokenizer};
 use proptest::prelude::*;
 
 /// A small vocabulary in the form of a BERT's: letters, some pieces, punctuation, accents that survive, Chinese.
@@ -83,6 +83,41 @@ fn another_kind_of_tokenizer_is_refused_by_name() {
     let file = file().replace("BertPreTokenizer", "ByteLevel");
     let error = Tokenizer::from_json(file.as_bytes()).unwrap_err();
     assert!(error.message().contains("the pre_tokenizer is `ByteLevel`"), "{error}");
+}
+
+#[test]
+fn decoded_texts_are_the_reference_s() {
+    for decoder in [
+        serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+        serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": false}),
+        serde_json::Value::Null,
+    ] {
+        let mut file: serde_json::Value = serde_json::from_str(&file()).unwrap();
+        file["decoder"] = decoder;
+        let cls = serde_json::json!({"id": 2, "content": "[CLS]", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true});
+        file["added_tokens"] = vec![cls].into();
+        let file = file.to_string();
+        let ours = Tokenizer::from_json(file.as_bytes()).unwrap();
+        let theirs = tokenizers::Tokenizer::from_bytes(&file).unwrap();
+        for text in [
+            "",
+            "hello, unable world! it's 'a' do not.",
+            "你好 x ß",
+            "[CLS] the [MASK]",
+        ] {
+            for parse in [Specials::Text, Specials::Parse] {
+                let mut theirs = theirs.clone();
+                theirs.set_encode_special_tokens(parse == Specials::Text);
+                let ids = ours.encode_with(text, parse);
+                assert_eq!(ids, theirs.encode(text, false).unwrap().get_ids(), "{text:?}");
+            }
+            let ids = ours.encode(text);
+            for skip in [true, false] {
+                assert_eq!(ours.decode(&ids, skip), theirs.decode(&ids, skip).unwrap(), "{text:?}");
+            }
+        }
+    }
 }
 
 proptest! {

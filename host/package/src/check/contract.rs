@@ -5,11 +5,12 @@ use std::fmt;
 use semver::Version;
 use wit_parser::{InterfaceId, Resolve, SourceMap, World, WorldItem};
 
-pub(super) const FILES: [(&str, &str); 9] = [
+pub(super) const FILES: [(&str, &str); 10] = [
     ("assets.wit", include_str!("../../../../wit/assets.wit")),
     ("files.wit", include_str!("../../../../wit/files.wit")),
     ("predictor.wit", include_str!("../../../../wit/predictor.wit")),
     ("programs.wit", include_str!("../../../../wit/programs.wit")),
+    ("kv-cache.wit", include_str!("../../../../wit/kv-cache.wit")),
     ("run.wit", include_str!("../../../../wit/run.wit")),
     ("tensors.wit", include_str!("../../../../wit/tensors.wit")),
     ("types.wit", include_str!("../../../../wit/types.wit")),

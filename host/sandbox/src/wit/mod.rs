@@ -2,6 +2,7 @@
 
 mod assets;
 mod files;
+mod kv_cache;
 mod programs;
 mod run;
 mod tensors;

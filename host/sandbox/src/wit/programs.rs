@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use maquette_tensor::Program;
 use maquette_tensor::ops::Error;
 use maquette_tensor::ops::program::{Constant, Description, Input, Node, WeightRef};
+use maquette_tensor::{KvCache, Program};
 use wasmtime::component::Resource;
 
 use super::{attrs, dims, stale, too_many};
 use crate::bindings::maquette::model::programs;
-use crate::bindings::{ProgramHandle, TensorHandle};
+use crate::bindings::{CacheHandle, ProgramHandle, TensorHandle};
 use crate::state::{HostError, State};
 
 impl State {
@@ -39,7 +39,9 @@ impl programs::HostProgram for State {
     fn compile(&mut self, description: programs::Description) -> Result<Resource<ProgramHandle>, HostError> {
         self.enter("programs.program.compile")?;
         let description = convert(description)?;
-        let program = self.runtime.programs().compile(&description, &self.package.weights)?;
+        self.scope();
+        let scope = self.scope_if_any().ok_or_else(|| stale("scope"))?;
+        let program = scope.compile(&description, &self.package.weights)?;
         Ok(self.hand_out_program(program)?)
     }
 
@@ -62,6 +64,7 @@ impl programs::HostProgram for State {
         &mut self,
         this: Resource<ProgramHandle>,
         inputs: Vec<Resource<TensorHandle>>,
+        caches: Vec<Resource<CacheHandle>>,
     ) -> Result<Vec<Resource<TensorHandle>>, HostError> {
         self.enter("programs.program.run")?;
         self.scope();
@@ -70,8 +73,12 @@ impl programs::HostProgram for State {
         for handle in &inputs {
             list.push(self.tensor(handle)?);
         }
+        let caches: Vec<&KvCache> = caches
+            .iter()
+            .map(|handle| self.cache(handle))
+            .collect::<Result<_, _>>()?;
         let scope = self.scope_if_any().ok_or_else(|| stale("scope"))?;
-        let outputs = program.run(scope, &list)?;
+        let outputs = program.run_with(scope, &list, &caches)?;
         outputs.into_iter().map(|tensor| Ok(self.hand_out(tensor)?)).collect()
     }
 
@@ -115,6 +122,7 @@ fn convert(description: programs::Description) -> Result<Description, Error> {
         inputs: inputs.collect::<Result<_, Error>>()?,
         weights: weights.collect(),
         constants: constants.collect(),
+        caches: description.caches.into_iter().map(Into::into).collect(),
         nodes: nodes.collect::<Result<_, Error>>()?,
         outputs: description.outputs,
     })

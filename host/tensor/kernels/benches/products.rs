@@ -9,7 +9,9 @@ use maquette_kernels::gemm::{Epilogue, Packed, product};
 
 fn main() {
     let threads = maquette_kernels::team::team().threads();
-    println!("{threads} threads; microseconds, GFLOP/s, and how many times as fast as `gemm` with the weight as it lies");
+    println!(
+        "{threads} threads; microseconds, GFLOP/s, and how many times as fast as `gemm` with the weight as it lies"
+    );
     let shapes = [
         (1, 384, 384),
         (1, 576, 1536),

@@ -49,7 +49,11 @@ impl<'a> Rows<'a> {
     fn check(&self, what: &str, batch: usize, time: usize, heads: usize, width: usize) {
         if batch * time * heads * width > 0 {
             let last = self.at(batch - 1, time - 1, heads - 1) + width;
-            assert!(last <= self.data.len(), "{what} has {} elements, not {last}", self.data.len());
+            assert!(
+                last <= self.data.len(),
+                "{what} has {} elements, not {last}",
+                self.data.len()
+            );
         }
     }
 }
@@ -129,8 +133,17 @@ pub fn scratch_bytes(width: u64, value_width: u64) -> u64 {
 /// # Panics
 /// If something is smaller than the sizes say, or `heads` is no multiple of `kv_heads`.
 pub fn attention(a: &Attention<'_>, queries: Rows<'_>, memory: Memory<'_>, out: &mut [f32]) {
-    assert!(a.kv_heads > 0 && a.heads.is_multiple_of(a.kv_heads), "{} heads on {}", a.heads, a.kv_heads);
-    assert_eq!(out.len(), a.batch * a.queries * a.heads * a.value_width, "the output's elements");
+    assert!(
+        a.kv_heads > 0 && a.heads.is_multiple_of(a.kv_heads),
+        "{} heads on {}",
+        a.heads,
+        a.kv_heads
+    );
+    assert_eq!(
+        out.len(),
+        a.batch * a.queries * a.heads * a.value_width,
+        "the output's elements"
+    );
     queries.check("q", a.batch, a.queries, a.heads, a.width);
     match memory {
         Memory::Rows { keys, values } => {
@@ -138,7 +151,11 @@ pub fn attention(a: &Attention<'_>, queries: Rows<'_>, memory: Memory<'_>, out: 
             values.check("v", a.batch, a.keys, a.kv_heads, a.value_width);
         }
         Memory::Pages(pages) => {
-            assert!(a.batch == 1 && a.keys <= pages.len() * PAGE, "the pages hold {} keys", a.keys);
+            assert!(
+                a.batch == 1 && a.keys <= pages.len() * PAGE,
+                "the pages hold {} keys",
+                a.keys
+            );
             let fit = |page: &&Page| page.fits(a.kv_heads, a.width, a.value_width);
             assert!(pages.iter().all(fit), "the pages are of other sizes");
         }
@@ -146,8 +163,18 @@ pub fn attention(a: &Attention<'_>, queries: Rows<'_>, memory: Memory<'_>, out: 
     if let Some(bias) = &a.bias {
         let ends = [a.batch, a.heads, a.queries, a.keys];
         if ends.iter().all(|end| *end > 0) {
-            let last: usize = bias.strides.iter().zip(ends).map(|(stride, end)| stride * (end - 1)).sum();
-            assert!(last < bias.data.len(), "the bias has {} elements, not {}", bias.data.len(), last + 1);
+            let last: usize = bias
+                .strides
+                .iter()
+                .zip(ends)
+                .map(|(stride, end)| stride * (end - 1))
+                .sum();
+            assert!(
+                last < bias.data.len(),
+                "the bias has {} elements, not {}",
+                bias.data.len(),
+                last + 1
+            );
         }
     }
     if a.keys == 0 {
@@ -159,7 +186,11 @@ pub fn attention(a: &Attention<'_>, queries: Rows<'_>, memory: Memory<'_>, out: 
     }
     let parts = a.queries.div_ceil(QUERIES);
     let tasks = a.batch * a.kv_heads * parts;
-    let seen = if a.causal && a.queries > 1 { a.keys - a.queries.min(a.keys) / 2 } else { a.keys };
+    let seen = if a.causal && a.queries > 1 {
+        a.keys - a.queries.min(a.keys) / 2
+    } else {
+        a.keys
+    };
     let work = (a.batch * a.heads * a.queries * seen * (a.width + a.value_width + 8)) as u64 / 24;
     let target = Shared(out.as_mut_ptr());
     parallel(tasks, work, |task| {
@@ -168,7 +199,15 @@ pub fn attention(a: &Attention<'_>, queries: Rows<'_>, memory: Memory<'_>, out: 
         let first = part * QUERIES;
         let last = a.queries.min(first + QUERIES);
         SCRATCH.with_borrow_mut(|scratch| {
-            let piece = Piece { a, queries, memory, item, kv_head, first, last };
+            let piece = Piece {
+                a,
+                queries,
+                memory,
+                item,
+                kv_head,
+                first,
+                last,
+            };
             // SAFETY: the output has a place for each query of each head; no other task has these queries of these heads.
             unsafe { piece.run(scratch, target) };
         });
@@ -221,7 +260,13 @@ impl Piece<'_> {
             let padded = len.next_multiple_of(NR);
             let (keys, values): (&[f32], &[f32]) = match self.memory {
                 Memory::Rows { keys, values } => {
-                    pack_keys(&keys, keys.at(self.item, start, self.kv_head), len, a.width, &mut scratch.keys);
+                    pack_keys(
+                        &keys,
+                        keys.at(self.item, start, self.kv_head),
+                        len,
+                        a.width,
+                        &mut scratch.keys,
+                    );
                     let at = values.at(self.item, start, self.kv_head);
                     pack_values(&values, at, len, block, a.value_width, &mut scratch.values);
                     (&scratch.keys, &scratch.values)
@@ -247,12 +292,23 @@ impl Piece<'_> {
                         // SAFETY: `check` has seen to the rows; the panel has `width` rows; the scores have room.
                         unsafe {
                             let to = scratch.scores.as_mut_ptr().add(row * block + panel * NR);
-                            tile(height, a.width, left.as_ptr(), self.queries.time, right.as_ptr(), NR, to, block, false);
+                            tile(
+                                height,
+                                a.width,
+                                left.as_ptr(),
+                                self.queries.time,
+                                right.as_ptr(),
+                                NR,
+                                to,
+                                block,
+                                false,
+                            );
                         }
                     }
                     for i in row..row + height {
                         let (low, high) = self.seen(self.first + i);
-                        let visible = low.saturating_sub(start).min(wide)..high.saturating_sub(start).min(len).min(wide);
+                        let visible =
+                            low.saturating_sub(start).min(wide)..high.saturating_sub(start).min(len).min(wide);
                         let scores = &mut scratch.scores[i * block..][..wide];
                         let bias = a.bias.as_ref().map(|bias| {
                             let [b, h, q, k] = bias.strides;
@@ -262,7 +318,11 @@ impl Piece<'_> {
                         let state = &mut running[in_group * count + i];
                         let (maximum, total) = soften(scores, visible.start, visible.end, a.scale, a.cap, bias, *state);
                         if !fresh && maximum != state.0 {
-                            let factor = if state.0 == f32::NEG_INFINITY { 0.0 } else { math::exp(state.0 - maximum) };
+                            let factor = if state.0 == f32::NEG_INFINITY {
+                                0.0
+                            } else {
+                                math::exp(state.0 - maximum)
+                            };
                             // SAFETY: as the caller promises.
                             let to = unsafe { self.output(out, i, head) };
                             scale(to, factor);
@@ -280,10 +340,30 @@ impl Piece<'_> {
                         // SAFETY: as above; a part of a panel goes by way of a whole one.
                         unsafe {
                             if width == NR {
-                                tile(height, depth, weights, block, right.as_ptr(), NR, to.add(panel * NR), stride, !fresh);
+                                tile(
+                                    height,
+                                    depth,
+                                    weights,
+                                    block,
+                                    right.as_ptr(),
+                                    NR,
+                                    to.add(panel * NR),
+                                    stride,
+                                    !fresh,
+                                );
                             } else {
                                 let mut spare = [0.0_f32; MR * NR];
-                                tile(height, depth, weights, block, right.as_ptr(), NR, spare.as_mut_ptr(), NR, false);
+                                tile(
+                                    height,
+                                    depth,
+                                    weights,
+                                    block,
+                                    right.as_ptr(),
+                                    NR,
+                                    spare.as_mut_ptr(),
+                                    NR,
+                                    false,
+                                );
                                 for i in 0..height {
                                     let to = std::slice::from_raw_parts_mut(to.add(i * stride + panel * NR), width);
                                     for (to, value) in to.iter_mut().zip(&spare[i * NR..]) {
@@ -431,7 +511,10 @@ mod tests {
 
     fn numbers(len: usize, seed: u32) -> Vec<f32> {
         (0..len as u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(7919)) >> 8) as f32 / (1 << 23) as f32 - 1.0)
+            .map(|i| {
+                (i.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(7919)) >> 8) as f32 / (1 << 23) as f32
+                    - 1.0
+            })
             .collect()
     }
 
@@ -464,11 +547,17 @@ mod tests {
                         })
                         .collect();
                     let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let weights: Vec<f64> = scores.iter().map(|s| if most.is_finite() { (s - most).exp() } else { 0.0 }).collect();
+                    let weights: Vec<f64> = scores
+                        .iter()
+                        .map(|s| if most.is_finite() { (s - most).exp() } else { 0.0 })
+                        .collect();
                     let total: f64 = weights.iter().sum();
                     for e in 0..a.value_width {
                         let sum: f64 = (0..a.keys)
-                            .map(|j| weights[j] * f64::from(v[((b * a.keys + j) * a.kv_heads + h / group) * a.value_width + e]))
+                            .map(|j| {
+                                weights[j]
+                                    * f64::from(v[((b * a.keys + j) * a.kv_heads + h / group) * a.value_width + e])
+                            })
                             .sum();
                         out.push(if total > 0.0 { sum / total } else { 0.0 });
                     }
@@ -520,7 +609,8 @@ mod tests {
                 let mut pages: Vec<Page> = (0..keys.div_ceil(PAGE)).map(|_| Page::new(kv_heads, width, value_width)).collect();
                 for (j, (key, value)) in k.chunks_exact(kv_heads * width).zip(v.chunks_exact(kv_heads * value_width)).enumerate() {
                     for h in 0..kv_heads {
-                        pages[j / PAGE].set(j % PAGE, h, &key[h * width..][..width], &value[h * value_width..][..value_width]);
+                        pages[j / PAGE].set_key(j % PAGE, h, &key[h * width..][..width]);
+                        pages[j / PAGE].set_value(j % PAGE, h, &value[h * value_width..][..value_width]);
                     }
                 }
                 let pages: Vec<&Page> = pages.iter().collect();
@@ -537,14 +627,29 @@ mod tests {
     fn hidden_keys_are_never_read_into_the_result() {
         let (q, mut k, mut v) = (numbers(8, 1), numbers(16, 2), numbers(16, 3));
         let a = Attention {
-            batch: 1, queries: 1, keys: 2, heads: 1, kv_heads: 1, width: 8, value_width: 8,
-            scale: 1.0, cap: 0.0, causal: false, window: 0,
-            bias: Some(Bias { data: &[0.0, f32::NEG_INFINITY], strides: [0, 0, 0, 1] }),
+            batch: 1,
+            queries: 1,
+            keys: 2,
+            heads: 1,
+            kv_heads: 1,
+            width: 8,
+            value_width: 8,
+            scale: 1.0,
+            cap: 0.0,
+            causal: false,
+            window: 0,
+            bias: Some(Bias {
+                data: &[0.0, f32::NEG_INFINITY],
+                strides: [0, 0, 0, 1],
+            }),
         };
         k[8..].fill(1e9);
         v[8..].fill(1e9);
         let mut out = vec![0.0; 8];
-        let memory = Memory::Rows { keys: Rows::dense(&k, 2, 1, 8), values: Rows::dense(&v, 2, 1, 8) };
+        let memory = Memory::Rows {
+            keys: Rows::dense(&k, 2, 1, 8),
+            values: Rows::dense(&v, 2, 1, 8),
+        };
         attention(&a, Rows::dense(&q, 1, 1, 8), memory, &mut out);
         for (got, want) in out.iter().zip(&v) {
             assert!((got - want).abs() < 1e-6);

@@ -154,7 +154,10 @@ pub fn batch_norm([n, c, width]: [usize; 3], eps: f32, x: &[f32], by: &Batch<'_>
 /// If a slice has not as many elements as that takes.
 pub fn prelu([n, c, width]: [usize; 3], x: &[f32], weight: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), n * c * width, "the input is {n} x {c} x {width}");
-    assert!(weight.len() == c || weight.len() == 1, "the weight has {c} elements, or one");
+    assert!(
+        weight.len() == c || weight.len() == 1,
+        "the weight has {c} elements, or one"
+    );
     each_row(x, width, out, |row, x, out| {
         let slope = weight[row % c % weight.len()];
         crate::activation::leaky(x, slope, out);

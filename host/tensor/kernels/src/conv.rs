@@ -122,7 +122,10 @@ pub fn conv2d(sizes: &Conv2d, x: &[f32], weight: &[f32], bias: Option<&[f32]>, o
 ///
 /// # Safety
 /// Those rows and columns of `out` must be good for writing, by nobody else.
-#[allow(clippy::too_many_arguments, reason = "a product's operands and what part of it is computed")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a product's operands and what part of it is computed"
+)]
 unsafe fn multiply(
     sizes: &Conv2d,
     channels: &[f32],
@@ -206,7 +209,11 @@ struct Window {
 impl Window {
     fn new(sizes: &Conv2d, columns: std::ops::Range<usize>) -> Self {
         // A kernel of one element sees the image as one long row.
-        let ow = if sizes.is_product() { columns.end } else { sizes.size()[1] };
+        let ow = if sizes.is_product() {
+            columns.end
+        } else {
+            sizes.size()[1]
+        };
         let nothing = Piece {
             row: 0,
             column: 0,
@@ -251,7 +258,16 @@ impl Window {
                     continue;
                 }
                 let column = piece.column + b * sizes.dilation[1];
-                take(image, i * w, w, column, sizes.padding[2], sizes.stride[1], &mut to[..NR], piece.len);
+                take(
+                    image,
+                    i * w,
+                    w,
+                    column,
+                    sizes.padding[2],
+                    sizes.stride[1],
+                    &mut to[..NR],
+                    piece.len,
+                );
             }
             b += 1;
             if b == kw {

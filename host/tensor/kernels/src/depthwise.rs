@@ -53,7 +53,11 @@ impl Part {
         // As many rows as stay near; at least one, of as many columns as fit at all.
         let candidates = [32, 16, 8, 4, 2, 1].into_iter().map(|rows| part(rows.min(oh), narrow));
         let near = candidates.clone().find(|part| floats(part) <= NEAR);
-        let far = || candidates.chain([part(1, ow.min(lanes))]).find(|part| floats(part) <= SCRATCH);
+        let far = || {
+            candidates
+                .chain([part(1, ow.min(lanes))])
+                .find(|part| floats(part) <= SCRATCH)
+        };
         near.or_else(far)
     }
 }
@@ -133,7 +137,10 @@ fn copy(sizes: &Conv2d, part: Part, image: &[f32], top: usize, left: usize, to: 
                 to[before..before + inside].copy_from_slice(&from[start..start + inside]);
             } else if inside > 0 {
                 let values = from[start..].iter().step_by(stride);
-                to[before..before + inside].iter_mut().zip(values).for_each(|(to, x)| *to = *x);
+                to[before..before + inside]
+                    .iter_mut()
+                    .zip(values)
+                    .for_each(|(to, x)| *to = *x);
             }
             to[before + inside..].fill(0.0);
         }

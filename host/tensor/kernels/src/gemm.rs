@@ -77,7 +77,12 @@ impl Packed {
     /// # Panics
     /// If there is no such row, or `row` has not `k` elements.
     pub fn row(&self, at: usize, row: &mut [f32]) {
-        assert!(at < self.n && row.len() == self.k, "row {at} of {} x {}", self.n, self.k);
+        assert!(
+            at < self.n && row.len() == self.k,
+            "row {at} of {} x {}",
+            self.n,
+            self.k
+        );
         let from = at / NR * NR * self.k + at % NR;
         let values = self.panels.get(from..).unwrap_or_default().iter().step_by(NR);
         row.iter_mut().zip(values).for_each(|(to, value)| *to = *value);
@@ -182,8 +187,14 @@ pub fn product(x: &[f32], m: usize, w: &Packed, out: &mut [f32], epilogue: &Epil
     let (k, n) = (w.k, w.n);
     assert_eq!(x.len(), m * k, "the left side is {m} x {k}");
     assert_eq!(out.len(), m * n, "the output is {m} x {n}");
-    assert!(epilogue.bias.is_none_or(|bias| bias.len() == n), "the bias has {n} elements");
-    assert!(epilogue.residual.is_none_or(|r| r.len() == m * n), "the residual is {m} x {n}");
+    assert!(
+        epilogue.bias.is_none_or(|bias| bias.len() == n),
+        "the bias has {n} elements"
+    );
+    assert!(
+        epilogue.residual.is_none_or(|r| r.len() == m * n),
+        "the residual is {m} x {n}"
+    );
     if m == 0 || n == 0 {
         return;
     }
@@ -195,7 +206,11 @@ pub fn product(x: &[f32], m: usize, w: &Packed, out: &mut [f32], epilogue: &Epil
     let rows = (BLOCK / k.max(1)).clamp(2 * MR, 384).next_multiple_of(MR);
     let blocks = m.div_ceil(rows);
     let threads = crate::team::team().threads();
-    let groups = if blocks >= 2 * threads { 1 } else { (4 * threads).div_ceil(blocks).min(panels) };
+    let groups = if blocks >= 2 * threads {
+        1
+    } else {
+        (4 * threads).div_ceil(blocks).min(panels)
+    };
     parallel(blocks * groups, work, |task| {
         let (block, group) = (task / groups, task % groups);
         let (top, bottom) = (block * rows, m.min((block + 1) * rows));
@@ -209,11 +224,35 @@ pub fn product(x: &[f32], m: usize, w: &Packed, out: &mut [f32], epilogue: &Epil
                 let left = &x[row * k..][..height * k];
                 if width == NR {
                     // SAFETY: the tile's rows and columns are inside the output, and no other task has them.
-                    unsafe { tile(height, k, left.as_ptr(), k, right.as_ptr(), NR, target.at(row * n + column), n, false) };
+                    unsafe {
+                        tile(
+                            height,
+                            k,
+                            left.as_ptr(),
+                            k,
+                            right.as_ptr(),
+                            NR,
+                            target.at(row * n + column),
+                            n,
+                            false,
+                        )
+                    };
                 } else {
                     let mut spare = [0.0_f32; MR * NR];
                     // SAFETY: `spare` has room for a whole tile.
-                    unsafe { tile(height, k, left.as_ptr(), k, right.as_ptr(), NR, spare.as_mut_ptr(), NR, false) };
+                    unsafe {
+                        tile(
+                            height,
+                            k,
+                            left.as_ptr(),
+                            k,
+                            right.as_ptr(),
+                            NR,
+                            spare.as_mut_ptr(),
+                            NR,
+                            false,
+                        )
+                    };
                     for i in 0..height {
                         // SAFETY: as above; the columns past the last are left out.
                         let to = unsafe { std::slice::from_raw_parts_mut(target.at((row + i) * n + column), width) };
@@ -351,7 +390,11 @@ mod x86 {
                 let to = c.add(i * ldc);
                 for (j, value) in sum.iter().enumerate() {
                     let to = to.add(16 * j);
-                    let value = if add { _mm512_add_ps(_mm512_loadu_ps(to), *value) } else { *value };
+                    let value = if add {
+                        _mm512_add_ps(_mm512_loadu_ps(to), *value)
+                    } else {
+                        *value
+                    };
                     _mm512_storeu_ps(to, value);
                 }
             }
@@ -425,7 +468,11 @@ mod x86 {
             for (i, sum) in sums.iter().enumerate() {
                 for (j, value) in sum.iter().enumerate() {
                     let to = c.add(i * ldc + 8 * j);
-                    let value = if add { _mm256_add_ps(_mm256_loadu_ps(to), *value) } else { *value };
+                    let value = if add {
+                        _mm256_add_ps(_mm256_loadu_ps(to), *value)
+                    } else {
+                        *value
+                    };
                     _mm256_storeu_ps(to, value);
                 }
             }
@@ -441,7 +488,9 @@ mod tests {
 
     fn numbers(len: usize, seed: u32) -> Vec<f32> {
         (0..len as u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(97)) >> 8) as f32 / (1 << 23) as f32 - 1.0)
+            .map(|i| {
+                (i.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(97)) >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
             .collect()
     }
 
@@ -487,14 +536,26 @@ mod tests {
             (Activation::None, |x| x),
             (Activation::Relu, |x| x.max(0.0)),
             (Activation::Silu, |x| x / (1.0 + (-x).exp())),
-            (Activation::GeluErf, |x| 0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2))),
+            (Activation::GeluErf, |x| {
+                0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2))
+            }),
             (Activation::Gelu, |x| {
                 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh())
             }),
         ];
         for (activation, function) in functions {
             let mut out = vec![0.0; m * n];
-            product(&x, m, &packed, &mut out, &Epilogue { bias: Some(&bias), activation, residual: Some(&residual) });
+            product(
+                &x,
+                m,
+                &packed,
+                &mut out,
+                &Epilogue {
+                    bias: Some(&bias),
+                    activation,
+                    residual: Some(&residual),
+                },
+            );
             for (i, got) in out.iter().enumerate() {
                 let want = function(plain[i]) + f64::from(residual[i]);
                 assert!((f64::from(*got) - want).abs() < 3e-6, "{activation:?}: {got} {want}");

@@ -40,17 +40,31 @@ impl Page {
         (self.heads, self.width, self.value_width) == (heads, width, value_width)
     }
 
-    /// Puts a key `[width]` and a value `[value width]` of a head at a place.
+    /// Puts a key `[width]` of a head at a place.
     ///
     /// # Panics
-    /// If there is no such head or place, or the vectors are of other sizes.
-    pub fn set(&mut self, place: usize, head: usize, key: &[f32], value: &[f32]) {
+    /// If there is no such head or place, or the vector is of another size.
+    pub fn set_key(&mut self, place: usize, head: usize, key: &[f32]) {
         assert!(place < PAGE && head < self.heads, "place {place}, head {head}");
-        assert!(key.len() == self.width && value.len() == self.value_width, "a key and a value of other sizes");
+        assert!(key.len() == self.width, "a key of {}, not {}", key.len(), self.width);
         let panel = &mut self.keys[head * self.width * PAGE + place / NR * NR * self.width..][..NR * self.width];
         for (row, element) in panel.chunks_exact_mut(NR).zip(key) {
             row[place % NR] = *element;
         }
+    }
+
+    /// Puts a value `[value width]` of a head at a place.
+    ///
+    /// # Panics
+    /// As [`Page::set_key`].
+    pub fn set_value(&mut self, place: usize, head: usize, value: &[f32]) {
+        assert!(place < PAGE && head < self.heads, "place {place}, head {head}");
+        assert!(
+            value.len() == self.value_width,
+            "a value of {}, not {}",
+            value.len(),
+            self.value_width
+        );
         let padded = self.value_width.next_multiple_of(NR);
         let panels = &mut self.values[head * padded * PAGE..][..padded * PAGE];
         for (panel, part) in panels.chunks_exact_mut(NR * PAGE).zip(value.chunks(NR)) {

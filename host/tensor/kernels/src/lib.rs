@@ -17,6 +17,7 @@ pub mod math;
 pub mod norm;
 mod parts;
 pub mod pool;
+pub mod quantized;
 pub mod random;
 pub mod resize;
 pub mod rope;

@@ -50,11 +50,15 @@ impl Unary {
 pub fn unary(function: Unary, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "as many elements out as in");
     let parts = Parts::new(out, TASK);
-    parallel(x.len().div_ceil(TASK), (x.len() as f32 * function.cost()) as u64, |task| {
-        // SAFETY: each task takes its own part.
-        let out = unsafe { parts.take(task) };
-        unary_part(function, &x[task * TASK..][..out.len()], out);
-    });
+    parallel(
+        x.len().div_ceil(TASK),
+        (x.len() as f32 * function.cost()) as u64,
+        |task| {
+            // SAFETY: each task takes its own part.
+            let out = unsafe { parts.take(task) };
+            unary_part(function, &x[task * TASK..][..out.len()], out);
+        },
+    );
 }
 
 multiversion! {
@@ -101,7 +105,12 @@ pub fn binary(function: Binary, a: &[f32], b: &[f32], out: &mut [f32]) {
     if a.is_empty() {
         return;
     }
-    assert!(!b.is_empty() && a.len().is_multiple_of(b.len()), "{} on {}", b.len(), a.len());
+    assert!(
+        !b.is_empty() && a.len().is_multiple_of(b.len()),
+        "{} on {}",
+        b.len(),
+        a.len()
+    );
     let whole = b.len() == a.len();
     let part = if whole { TASK } else { TASK.div_ceil(b.len()) * b.len() };
     let cost = match function {

@@ -1,6 +1,9 @@
 //! Functions of one f32, written so that a loop over them is compiled to vectors. Errors are held against float64 below.
 
-#![allow(clippy::inline_always, reason = "what is not inlined is not compiled for the caller's instruction set")]
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the caller's instruction set"
+)]
 
 /// `e^x` within 2 units in the last place; 0 below -87.3, infinity above 88.7. Cody and Waite's reduction, and the polynomial of
 /// degree 6 that Cephes' `expf` has.
@@ -223,7 +226,10 @@ mod tests {
         for function in [exp, sigmoid, silu, tanh, erf, gelu_erf, gelu, softplus, mish, exp_m1] {
             assert!(function(f32::NAN).is_nan());
         }
-        assert_eq!((softplus(f32::NEG_INFINITY), softplus(f32::INFINITY)), (0.0, f32::INFINITY));
+        assert_eq!(
+            (softplus(f32::NEG_INFINITY), softplus(f32::INFINITY)),
+            (0.0, f32::INFINITY)
+        );
         assert_eq!((mish(f32::NEG_INFINITY), mish(f32::INFINITY)), (0.0, f32::INFINITY));
         assert_eq!((exp_m1(f32::NEG_INFINITY), exp_m1(0.0)), (-1.0, 0.0));
         assert_eq!((tanh(100.0), tanh(-100.0), tanh(0.0)), (1.0, -1.0, 0.0));

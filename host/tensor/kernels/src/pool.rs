@@ -39,7 +39,11 @@ impl Pool2d {
     pub fn size(&self) -> [usize; 2] {
         [0, 1].map(|axis| {
             let padded = self.input[axis + 2] + 2 * self.padding[axis];
-            assert!(self.kernel[axis] <= padded, "a window of {} in {padded}", self.kernel[axis]);
+            assert!(
+                self.kernel[axis] <= padded,
+                "a window of {} in {padded}",
+                self.kernel[axis]
+            );
             (padded - self.kernel[axis]) / self.stride[axis] + 1
         })
     }

@@ -107,13 +107,19 @@ mod tests {
     #[test]
     fn philox_has_the_published_words() {
         // The known answers for philox4x32 with 10 rounds of Random123's `kat_vectors`.
-        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(
+            philox([0; 4], [0; 2]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
         assert_eq!(
             philox([u32::MAX; 4], [u32::MAX; 2]),
             [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
         );
         assert_eq!(
-            philox([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
+            philox(
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0]
+            ),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
     }
@@ -140,8 +146,18 @@ mod tests {
         random(Distribution::Normal, 1, 0, &mut numbers);
         let count = numbers.len() as f64;
         let moment = |k: i32| numbers.iter().map(|x| f64::from(*x).powi(k)).sum::<f64>() / count;
-        assert!(moment(1).abs() < 5e-3 && (moment(2) - 1.0).abs() < 1e-2, "{} {}", moment(1), moment(2));
-        assert!(moment(3).abs() < 2e-2 && (moment(4) - 3.0).abs() < 5e-2, "{} {}", moment(3), moment(4));
+        assert!(
+            moment(1).abs() < 5e-3 && (moment(2) - 1.0).abs() < 1e-2,
+            "{} {}",
+            moment(1),
+            moment(2)
+        );
+        assert!(
+            moment(3).abs() < 2e-2 && (moment(4) - 3.0).abs() < 5e-2,
+            "{} {}",
+            moment(3),
+            moment(4)
+        );
         // The share beyond 2 is that of the normal distribution, 4.55 %.
         let beyond = numbers.iter().filter(|x| x.abs() > 2.0).count() as f64 / count;
         assert!((beyond - 0.0455).abs() < 1e-3, "{beyond}");

@@ -113,7 +113,9 @@ pub fn resize_bilinear2d(sizes: &Resize2d, align_corners: bool, x: &[f32], out: 
     let together = match w <= SPAN {
         true => ow,
         // At least one, as two neighbours fit.
-        false => (((SPAN - 2) as u64 * ow as u64 / w as u64) as usize).saturating_sub(1).max(1),
+        false => (((SPAN - 2) as u64 * ow as u64 / w as u64) as usize)
+            .saturating_sub(1)
+            .max(1),
     };
     let work = (out.len() + n * c * oh * w.min(2 * ow)) as u64 / 2;
     let planes = Parts::new(out, oh * ow);

@@ -25,7 +25,9 @@ pub fn angles(positions: impl Iterator<Item = f64>, frequencies: &[f64]) -> (Vec
 
 /// The frequencies `base^(-2 i / width)` for `i` below `width / 2`.
 pub fn frequencies(base: f64, width: usize) -> Vec<f64> {
-    (0..width / 2).map(|i| base.powf(-2.0 * i as f64 / width as f64)).collect()
+    (0..width / 2)
+        .map(|i| base.powf(-2.0 * i as f64 / width as f64))
+        .collect()
 }
 
 /// Turns the first `2 n` elements of each vector of `x` `[times, heads, width]`, row-major, by the angles of its time, where `cos` and
@@ -35,7 +37,10 @@ pub fn frequencies(base: f64, width: usize) -> Vec<f64> {
 /// If the slices have other sizes.
 #[allow(clippy::too_many_arguments, reason = "a tensor, its sizes, a table and where to")]
 pub fn rope(x: &[f32], heads: usize, width: usize, cos: &[f32], sin: &[f32], n: usize, pairs: Pairs, out: &mut [f32]) {
-    assert!(2 * n <= width && cos.len() == sin.len() && x.len() == out.len(), "{n} angles for vectors of {width}");
+    assert!(
+        2 * n <= width && cos.len() == sin.len() && x.len() == out.len(),
+        "{n} angles for vectors of {width}"
+    );
     let row = heads * width;
     if row == 0 || x.is_empty() {
         return;
@@ -53,7 +58,10 @@ pub fn rope(x: &[f32], heads: usize, width: usize, cos: &[f32], sin: &[f32], n: 
         let out = unsafe { parts.take(time) };
         let at = time % periods * n;
         let (cos, sin) = (&cos[at..at + n], &sin[at..at + n]);
-        for (x, out) in x[time * row..][..row].chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        for (x, out) in x[time * row..][..row]
+            .chunks_exact(width)
+            .zip(out.chunks_exact_mut(width))
+        {
             match pairs {
                 Pairs::Halves => {
                     for i in 0..n {
@@ -94,7 +102,11 @@ mod tests {
                 for h in 0..heads {
                     let at = (t * heads + h) * width;
                     for i in 0..n {
-                        let (j, k) = if pairs == Pairs::Halves { (i, n + i) } else { (2 * i, 2 * i + 1) };
+                        let (j, k) = if pairs == Pairs::Halves {
+                            (i, n + i)
+                        } else {
+                            (2 * i, 2 * i + 1)
+                        };
                         let angle = position * 100.0_f64.powf(-(i as f64) / n as f64);
                         let (a, b) = (f64::from(x[at + j]), f64::from(x[at + k]));
                         assert!((f64::from(out[at + j]) - (a * angle.cos() - b * angle.sin())).abs() < 1e-6);

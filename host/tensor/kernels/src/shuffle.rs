@@ -10,7 +10,11 @@ use crate::parts::Parts;
 /// If a slice has not as many elements as that takes.
 pub fn pixel_shuffle<T: Copy + Send + Sync>(sizes: [usize; 4], f: usize, x: &[T], out: &mut [T]) {
     let [n, c, h, w] = sizes;
-    assert_eq!(x.len(), n * c * f * f * h * w, "the input is {n} x {c} x {f}^2 x {h} x {w}");
+    assert_eq!(
+        x.len(),
+        n * c * f * f * h * w,
+        "the input is {n} x {c} x {f}^2 x {h} x {w}"
+    );
     assert_eq!(out.len(), x.len(), "as many elements out as in");
     if out.is_empty() {
         return;
@@ -36,7 +40,11 @@ pub fn pixel_shuffle<T: Copy + Send + Sync>(sizes: [usize; 4], f: usize, x: &[T]
 /// If a slice has not as many elements as that takes.
 pub fn pixel_unshuffle<T: Copy + Send + Sync>(sizes: [usize; 4], f: usize, x: &[T], out: &mut [T]) {
     let [n, c, h, w] = sizes;
-    assert_eq!(x.len(), n * c * f * f * h * w, "the input is {n} x {c} x {h} * {f} x {w} * {f}");
+    assert_eq!(
+        x.len(),
+        n * c * f * f * h * w,
+        "the input is {n} x {c} x {h} * {f} x {w} * {f}"
+    );
     assert_eq!(out.len(), x.len(), "as many elements out as in");
     if out.is_empty() {
         return;

@@ -9,7 +9,9 @@ use proptest::prelude::*;
 
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
     (0..len as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(97)) >> 8) as f32 / (1 << 23) as f32 - 1.0)
+        .map(|i| {
+            (i.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(97)) >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
         .collect()
 }
 
@@ -17,7 +19,10 @@ fn close(found: &[f32], expected: &[f64], depth: usize) -> Result<(), TestCaseEr
     prop_assert_eq!(found.len(), expected.len());
     for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
         let allowed = 4e-7 * (4.0 + depth as f64);
-        prop_assert!((f64::from(*found) - expected).abs() <= allowed, "{at}: {found}, expected {expected}");
+        prop_assert!(
+            (f64::from(*found) - expected).abs() <= allowed,
+            "{at}: {found}, expected {expected}"
+        );
     }
     Ok(())
 }
@@ -221,7 +226,12 @@ fn a_pool_passes_on_what_is_not_a_number() {
         padding: [0, 0],
     };
     let mut out = [0.0; 4];
-    pool2d(&sizes, Reduce::Max, &[1.0, f32::NAN, 2.0, 3.0, f32::NEG_INFINITY], &mut out);
+    pool2d(
+        &sizes,
+        Reduce::Max,
+        &[1.0, f32::NAN, 2.0, 3.0, f32::NEG_INFINITY],
+        &mut out,
+    );
     assert!(out[0].is_nan() && out[1].is_nan() && out[2..] == [3.0, 3.0], "{out:?}");
 }
 
@@ -238,7 +248,10 @@ fn bins_cover_everything_once_where_they_divide() {
     };
     let mut pooled = [0.0; 2 * 2 * 3];
     pool2d(&sizes, Reduce::Mean, &x, &mut pooled);
-    assert!(out.iter().zip(pooled).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?} {pooled:?}");
+    assert!(
+        out.iter().zip(pooled).all(|(a, b)| (a - b).abs() < 1e-6),
+        "{out:?} {pooled:?}"
+    );
 }
 
 #[test]

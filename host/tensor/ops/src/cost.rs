@@ -122,10 +122,19 @@ impl OpSpec {
                 let depth = inputs.first().and_then(|a| a.ty.shape.last());
                 return out.saturating_mul(depth.map_or(0, |k| u64::from(*k))).saturating_mul(2);
             }
+            Op::Attention | Op::CachedAttention => {
+                let (Some(q), Some(k)) = (inputs.first(), inputs.get(1)) else {
+                    return 0;
+                };
+                let keys = k.ty.shape.get(1).map_or(0, |keys| u64::from(*keys));
+                let products = q.ty.elements().saturating_add(out).saturating_mul(2);
+                return products.saturating_mul(keys);
+            }
             Op::Sum | Op::Mean | Op::Max | Op::Min | Op::Argmax | Op::Argmin => return input(),
             Op::Reshape | Op::Cat | Op::Stack | Op::Pad | Op::Full | Op::Embedding | Op::IndexSelect => 0,
             Op::Softmax | Op::LogSoftmax => 14,
             Op::LayerNorm | Op::RmsNorm => 8,
+            Op::Rope => 3,
             Op::Affine | Op::Clamp | Op::Rsqrt | Op::Arange => 2,
             Op::Exp | Op::Log | Op::Sin | Op::Cos | Op::Tanh | Op::Powf => 10,
             Op::Sigmoid | Op::Silu | Op::Gelu => 14,
@@ -223,6 +232,31 @@ impl OpSpec {
                     None => 0,
                 }
             }
+            // The angles' cosines and sines, in pieces; half floats widened, and the output before it is narrowed.
+            Op::Rope => {
+                let (rows, width) = match output.shape.as_slice() {
+                    [b, t, _, width] => (u64::from(*b).saturating_mul(u64::from(*t)), u64::from(*width)),
+                    _ => (0, 0),
+                };
+                let angles = rows
+                    .saturating_mul(width)
+                    .saturating_mul(4)
+                    .saturating_add(width.saturating_mul(8));
+                let positions = inputs
+                    .get(1)
+                    .map_or(0, |positions| positions.ty.elements().saturating_mul(8));
+                let wide = if half { out.saturating_mul(8) } else { all(&copy) };
+                angles.saturating_add(positions).saturating_add(wide)
+            }
+            // Strided vectors are read where they are, but for those whose elements do not lie side by side.
+            Op::Attention | Op::CachedAttention => {
+                let wide = inputs.iter().map(widened).fold(0, u64::saturating_add);
+                match half {
+                    true => wide.saturating_mul(2).saturating_add(out.saturating_mul(4)),
+                    false => all(&copy),
+                }
+                .saturating_add(attention_state(inputs))
+            }
             Op::Conv2d
             | Op::ConvTranspose2d
             | Op::MaxPool2d
@@ -276,6 +310,17 @@ impl OpSpec {
             .saturating_add(operand(b, matched || stacked))
             .saturating_add(narrowed)
     }
+}
+
+/// What attention keeps of each query while it goes over the keys, and the list of a cache's pages.
+fn attention_state(inputs: &[Operand<'_>]) -> u64 {
+    let queries = inputs.first().map_or(0, |q| match q.ty.shape.as_slice() {
+        [b, t, heads, _] => u64::from(*b)
+            .saturating_mul(u64::from(*t))
+            .saturating_mul(u64::from(*heads)),
+        _ => 0,
+    });
+    queries.saturating_mul(8)
 }
 
 #[cfg(test)]

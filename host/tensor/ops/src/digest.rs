@@ -10,7 +10,7 @@ use crate::types::Attr;
 
 impl Description {
     /// The sha256, in 64 lower-case hex digits, of the canonical encoding: the text `maquette-program/1`; then inputs, weights,
-    /// constants, nodes and outputs, each list as its length and its items. Numbers are little-endian 64 bits, a text or bytes
+    /// constants, caches, nodes and outputs, each list as its length and its items. Numbers are little-endian 64 bits, a text or bytes
     /// are a length and the bytes, a dimension is the list of its terms (coefficient, symbols) in canonical order, an attribute
     /// is its kind as text and its value, a float its IEEE 754 bits.
     ///
@@ -32,6 +32,11 @@ impl Description {
             e.text(constant.dtype.name());
             e.list(&constant.shape, |e, dim| e.number(u64::from(*dim)));
             e.bytes(&constant.data);
+        });
+        e.list(&self.caches, |e, cache| {
+            for number in [cache.layers, cache.heads, cache.width, cache.value_width] {
+                e.number(u64::from(number));
+            }
         });
         e.list(&self.nodes, |e, node| {
             e.text(&node.op);

@@ -39,5 +39,8 @@ pub const MAX_CONSTANT_BYTES: usize = 1 << 20;
 /// The most symbols of a program.
 pub const MAX_SYMBOLS: usize = 256;
 
+/// The most layers of a program's caches together.
+pub const MAX_CACHE_LAYERS: usize = 1024;
+
 /// The most bytes of a program's description, constants and names included.
 pub const MAX_DESCRIPTION_BYTES: usize = 32 << 20;

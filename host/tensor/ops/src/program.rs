@@ -1,11 +1,12 @@
 //! A recorded tensor graph as plain data: its parts and its check.
 
+use crate::attrs::attr_int;
 use crate::dim::Dim;
 use crate::dtype::DType;
 use crate::error::Error;
-use crate::table::{lookup, spec};
+use crate::table::{Op, lookup, spec};
 use crate::types::{Attr, Type, check_shape};
-use crate::{MAX_CONSTANT_BYTES, MAX_DESCRIPTION_BYTES, MAX_NODES, MAX_SYMBOLS};
+use crate::{MAX_CACHE_LAYERS, MAX_CONSTANT_BYTES, MAX_DESCRIPTION_BYTES, MAX_NODES, MAX_SYMBOLS};
 
 /// An input: its symbols take their values from the tensors passed to a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +56,19 @@ pub struct Node {
     pub location: String,
 }
 
+/// A key-value cache that a run is given: what its layers hold of each place in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSpec {
+    /// How many layers there are.
+    pub layers: u32,
+    /// Heads of keys and values.
+    pub heads: u32,
+    /// Elements of a key.
+    pub width: u32,
+    /// Elements of a value.
+    pub value_width: u32,
+}
+
 /// A whole program. Values are numbered: the inputs, the weights, the constants, then each node's output.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Description {
@@ -66,6 +80,8 @@ pub struct Description {
     pub weights: Vec<WeightRef>,
     /// What is part of it.
     pub constants: Vec<Constant>,
+    /// What a run appends to.
+    pub caches: Vec<CacheSpec>,
     /// What it does, in order.
     pub nodes: Vec<Node>,
     /// The values that a run returns.
@@ -151,6 +167,7 @@ impl Description {
                 "a program's constants take {total} bytes; at most {MAX_CONSTANT_BYTES} are allowed: put them into [weights]"
             )));
         }
+        let mut layers = self.cache_layers()?;
         let mut types = Vec::with_capacity(self.leaves() + self.nodes.len());
         let mut bound = vec![false; self.symbols.len()];
         for input in &self.inputs {
@@ -192,8 +209,15 @@ impl Description {
         }
         for (i, node) in self.nodes.iter().enumerate() {
             go_on()?;
-            let output = self.check_node(node, &types).map_err(|e| located(i, node, e))?;
-            types.push(output);
+            let output = self.check_node(node, &types);
+            let output = output.and_then(|output| self.check_cache(node, &types, &mut layers).map(|()| output));
+            types.push(output.map_err(|e| located(i, node, e))?);
+        }
+        if let Some(layer) = layers.iter().position(|seen| !seen) {
+            return Err(Error::invalid_input(format!(
+                "the program has caches with {} layers in all, but appends nothing to number {layer}",
+                layers.len()
+            )));
         }
         match self.outputs.iter().find(|output| **output as usize >= types.len()) {
             Some(output) => Err(Error::invalid_input(format!(
@@ -202,6 +226,72 @@ impl Description {
             None if self.outputs.is_empty() => Err(Error::invalid_input("a program must have an output")),
             None => Ok(types),
         }
+    }
+
+    /// A mark for each layer of each cache, one cache after the other.
+    fn cache_layers(&self) -> Result<Vec<bool>, Error> {
+        let total = self
+            .caches
+            .iter()
+            .map(|cache| cache.layers as usize)
+            .fold(0, usize::saturating_add);
+        if total > MAX_CACHE_LAYERS || self.caches.len() > MAX_CACHE_LAYERS {
+            return Err(Error::quota(format!(
+                "a program's caches have {total} layers; at most {MAX_CACHE_LAYERS} are allowed"
+            )));
+        }
+        for cache in &self.caches {
+            check_shape(&[cache.heads.max(1), cache.width.max(cache.value_width)])
+                .map_err(|e| Error::shape(format!("a cache's heads: {}", e.message)))?;
+            if cache.heads == 0 || cache.width == 0 || cache.value_width == 0 {
+                return Err(Error::shape("a cache's heads, width and value width must not be 0"));
+            }
+        }
+        Ok(vec![false; total])
+    }
+
+    /// Checks what a node says of caches, and marks the layer that it appends to.
+    fn check_cache(&self, node: &Node, types: &[Type<Dim>], layers: &mut [bool]) -> Result<(), Error> {
+        let id = lookup(&node.op)?;
+        let Some(spec) = spec(id).filter(|spec| spec.op == Op::CachedAttention) else {
+            return Ok(());
+        };
+        let number = |at: usize| attr_int(spec, &node.attrs, at).and_then(|value| usize::try_from(value).ok());
+        let (at, layer) = (number(0).unwrap_or(usize::MAX), number(1).unwrap_or(usize::MAX));
+        let Some(cache) = self.caches.get(at) else {
+            return Err(Error::invalid_input(format!(
+                "cache {at}: the program has {} caches",
+                self.caches.len()
+            )));
+        };
+        let first: usize = self.caches[..at].iter().map(|cache| cache.layers as usize).sum();
+        match layers.get_mut(first + layer.min(layers.len())) {
+            Some(seen) if layer < cache.layers as usize && !*seen => *seen = true,
+            Some(_) if layer < cache.layers as usize => {
+                return Err(Error::invalid_input(format!(
+                    "layer {layer} of cache {at} is appended to twice"
+                )));
+            }
+            _ => {
+                return Err(Error::invalid_input(format!(
+                    "layer {layer}: cache {at} has {} layers",
+                    cache.layers
+                )));
+            }
+        }
+        for (value, width) in node.inputs.iter().skip(1).zip([cache.width, cache.value_width]) {
+            let expected = [Dim::from(cache.heads), Dim::from(width)];
+            let ty = types.get(*value as usize);
+            let fits = ty.is_some_and(|ty| ty.shape.get(2..) == Some(&expected[..]));
+            if !fits {
+                return Err(Error::shape(format!(
+                    "cache {at} holds {} heads of {width} elements; this is {}",
+                    cache.heads,
+                    ty.map_or_else(String::new, ToString::to_string)
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn check_node(&self, node: &Node, types: &[Type<Dim>]) -> Result<Type<Dim>, Error> {

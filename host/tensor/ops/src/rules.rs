@@ -1,5 +1,6 @@
 //! What each op returns for what it is given: element types and shapes. Written once, for numbers and for polynomials.
 
+mod attention;
 mod shapes;
 mod vision;
 
@@ -283,6 +284,9 @@ impl<E: Extent> Rule<'_, E> {
                     Err(Error::invalid_input(format!("eps is {eps}; it must be positive")))
                 }
             }
+            Op::Rope => self.rope(),
+            Op::Attention => self.attention(),
+            Op::CachedAttention => self.cached_attention(),
             Op::Full => {
                 let value = self.float(1)?;
                 let dtype = self.dtype(2)?;

@@ -130,8 +130,16 @@ const ONES: AttrKind = K::Pair(Some([1, 1]));
 const ZEROS: AttrKind = K::Pair(Some([0, 0]));
 const GROUPS: AttrSpec = attr("groups", K::Int(Some(1)));
 const EPS: AttrSpec = attr("eps", K::Float(Some(1e-5)));
-const RANDOM: &[AttrSpec] = &[attr("shape", K::Shape), attr("seed", K::Int(Some(0))), attr("offset", K::Int(Some(0)))];
-const CONVOLUTION: &[InputSpec] = &[x("x", Accepts::Float), x("weight", Accepts::Float), optional("bias", Accepts::Float)];
+const RANDOM: &[AttrSpec] = &[
+    attr("shape", K::Shape),
+    attr("seed", K::Int(Some(0))),
+    attr("offset", K::Int(Some(0))),
+];
+const CONVOLUTION: &[InputSpec] = &[
+    x("x", Accepts::Float),
+    x("weight", Accepts::Float),
+    optional("bias", Accepts::Float),
+];
 
 macro_rules! table {
     ($($op:ident $name:literal $inputs:expr, $attrs:expr, $doc:literal;)*) => {
@@ -226,6 +234,16 @@ table! {
         "A tensor of one number, which takes no more memory than that number.";
     Arange "arange" &[], &[attr("len", K::Size), attr("start", K::Float(Some(0.0))), attr("step", K::Float(Some(1.0))),
         attr("dtype", K::DType(Some(DType::U32)))], "`start + i * step` for i from 0 to `len`.";
+    Rope "rope" &[x("x", Accepts::Float), x("positions", Accepts::Index), optional("frequencies", Accepts::Float)],
+        &[attr("base", K::Float(Some(10_000.0))), attr("interleaved", K::Flag(false))],
+        "Rotary embedding (Su et al., 2021) of x `[b, t, heads, width]` at positions `[t]` or `[b, t]`: pairs `(i, i + n)`, or interleaved `(2i, 2i + 1)`, are turned by `position * frequency[i]`; frequencies `[n]` turn the first `2n` elements, and are `base^(-2i / width)` for all if not given.";
+    Attention "attention" &[x("q", Accepts::Float), x("k", Accepts::Float), x("v", Accepts::Float), optional("bias", Accepts::Float)],
+        &[attr("scale", K::Float(Some(0.0))), attr("causal", K::Flag(false)), attr("window", K::Int(Some(0))), attr("cap", K::Float(Some(0.0)))],
+        "`softmax(scale * q k^T + bias) v` for q `[b, t, heads, d]`, k `[b, s, kv heads, d]`, v `[b, s, kv heads, e]`: `[b, t, heads, e]`. Heads share keys in groups; the bias broadcasts to `[b, heads, t, s]`; a scale of 0 is `1 / sqrt(d)`; causal, the last query is at the last key; a window bounds how many keys are seen, a cap makes scores `cap * tanh(score / cap)` (Vaswani et al., 2017; Dao et al., 2022). What sees nothing is 0.";
+    CachedAttention "cached_attention" &[x("q", Accepts::Float), x("k", Accepts::Float), x("v", Accepts::Float)],
+        &[attr("cache", K::Int(Some(0))), attr("layer", K::Int(None)), attr("scale", K::Float(Some(0.0))), attr("window", K::Int(Some(0))),
+        attr("cap", K::Float(Some(0.0)))],
+        "Appends k and v `[1, t, kv heads, d]` to a layer of a cache and attends causally to all that it holds: as `attention/1` with keys from the start. Only in programs, which append to each layer of their caches once; the cache grows when the run succeeds.";
     Conv2d "conv2d" CONVOLUTION, &[attr("stride", ONES), attr("padding", K::Padding), attr("dilation", ONES), GROUPS],
         "The cross-correlation of x `[n, c, h, w]` with the kernels `[o, c / groups, kh, kw]`, plus bias `[o]`: `y[n, o, i, j] = bias[o] + sum of weight[o, k, a, b] * x[n, g * c / groups + k, i * stride - top + a * dilation, ..]` with zeros around x, where g is the group of o; `(h + top + bottom - dilation * (kh - 1) - 1) / stride + 1` rows, rounded down, and columns alike (PyTorch's conv2d).";
     ConvTranspose2d "conv_transpose2d" CONVOLUTION, &[attr("stride", ONES), attr("padding", ZEROS), attr("output_padding", ZEROS),
@@ -349,10 +367,10 @@ impl OpSpec {
                 K::Flag(default) => format!("flag = {default}"),
                 K::Axis(None) => "axis".to_owned(),
                 K::Axis(Some(default)) => format!("axis = {default}"),
-                K::Float(None) => "number".to_owned(),
-                K::Float(Some(default)) => format!("number = {default}"),
                 K::Int(None) => "integer".to_owned(),
                 K::Int(Some(default)) => format!("integer = {default}"),
+                K::Float(None) => "number".to_owned(),
+                K::Float(Some(default)) => format!("number = {default}"),
                 K::Pair(None) => "pair".to_owned(),
                 K::Pair(Some([y, x])) => format!("pair = [{y}, {x}]"),
                 K::Padding => "padding = 0".to_owned(),

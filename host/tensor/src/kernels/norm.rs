@@ -1,8 +1,11 @@
-//! Softmax and normalisations: along the last dimension fused, half floats in f32.
+//! Softmax and normalisations: along the last dimension with kernels of ours, half floats in f32.
 
-use candle_core::{DType as Candle, Tensor};
+use candle_core::{D, DType as Candle, Device, Tensor};
+use maquette_kernels::norm;
+use maquette_ops::Error;
 
-use super::{Result, widened};
+use super::dense::elements;
+use super::{Kernel, Result, widened};
 
 /// Half floats widened for an op that adds up many of them.
 pub(super) fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
@@ -12,33 +15,41 @@ pub(super) fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> 
     }
 }
 
-pub(super) fn softmax(x: &Tensor, axis: usize) -> Result<Tensor> {
-    in_f32(x, |x| {
-        if axis + 1 == x.rank() {
-            return Ok(candle_nn::ops::softmax_last_dim(&x.contiguous()?)?);
-        }
-        Ok(candle_nn::ops::softmax(x, axis)?)
-    })
-}
-
 pub(super) fn log_softmax(x: &Tensor, axis: usize) -> Result<Tensor> {
     in_f32(x, |x| Ok(candle_nn::ops::log_softmax(x, axis)?))
 }
 
-pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
-    in_f32(x, |x| {
-        let weight = widened(weight)?.contiguous()?;
-        let bias = match bias {
-            Some(bias) => widened(bias)?.contiguous()?,
-            None => weight.zeros_like()?,
-        };
-        Ok(candle_nn::ops::layer_norm(&x.contiguous()?, &weight, &bias, eps)?)
-    })
-}
+impl Kernel<'_> {
+    /// The elements of `x`, dense and f32, through a function into a tensor of the same shape.
+    fn rows(&self, x: &Tensor, function: impl FnOnce(&[f32], &mut [f32])) -> Result<Tensor> {
+        in_f32(x, |x| {
+            let x = x.contiguous()?;
+            let input = elements(&x).ok_or_else(|| Error::internal("rows that are not f32"))?;
+            let mut out = self.buffers.take(input.len());
+            function(&input, &mut out);
+            Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?)
+        })
+    }
 
-pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-    in_f32(x, |x| {
-        let weight = widened(weight)?.contiguous()?;
-        Ok(candle_nn::ops::rms_norm(&x.contiguous()?, &weight, eps)?)
-    })
+    pub(super) fn softmax(&self, x: &Tensor, axis: usize) -> Result<Tensor> {
+        if axis + 1 != x.rank() {
+            return in_f32(x, |x| Ok(candle_nn::ops::softmax(x, axis)?));
+        }
+        let width = x.dim(D::Minus1)?;
+        self.rows(x, |x, out| norm::softmax(x, width, out))
+    }
+
+    pub(super) fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
+        let weight = widened(weight)?.contiguous()?.to_vec1::<f32>()?;
+        let bias = match bias {
+            Some(bias) => Some(widened(bias)?.contiguous()?.to_vec1::<f32>()?),
+            None => None,
+        };
+        self.rows(x, |x, out| norm::layer_norm(x, &weight, bias.as_deref(), eps, out))
+    }
+
+    pub(super) fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        let weight = widened(weight)?.contiguous()?.to_vec1::<f32>()?;
+        self.rows(x, |x, out| norm::rms_norm(x, &weight, eps, out))
+    }
 }

@@ -16,7 +16,9 @@ use crate::tensor::{candle_dtype, dims};
 
 /// Four dimensions.
 fn four(shape: &[usize]) -> Result<[usize; 4]> {
-    Ok(shape.try_into().map_err(|_| Error::internal("an image without four dimensions"))?)
+    Ok(shape
+        .try_into()
+        .map_err(|_| Error::internal("an image without four dimensions"))?)
 }
 
 /// `[n, c, the rest]`.
@@ -36,10 +38,12 @@ impl Kernel<'_> {
         let dense = self.inputs.iter().map(|input| Ok(widened(input)?.contiguous()?));
         let dense: SmallVec<[Tensor; 5]> = dense.collect::<Result<_>>()?;
         let stored: SmallVec<[_; 5]> = dense.iter().map(Tensor::storage_and_layout).collect();
-        let slices = stored.iter().map(|(storage, layout)| match (&**storage, layout.contiguous_offsets()) {
-            (Storage::Cpu(CpuStorage::F32(all)), Some((start, end))) => Ok(&all[start..end]),
-            _ => Err(Error::internal("elements that are not dense f32")),
-        });
+        let slices = stored
+            .iter()
+            .map(|(storage, layout)| match (&**storage, layout.contiguous_offsets()) {
+                (Storage::Cpu(CpuStorage::F32(all)), Some((start, end))) => Ok(&all[start..end]),
+                _ => Err(Error::internal("elements that are not dense f32")),
+            });
         let slices: SmallVec<[&[f32]; 5]> = slices.collect::<Result<_, Error>>()?;
         let mut out = vec![0.0; self.out.elements() as usize];
         self.images(op, &slices, &mut out)?;
@@ -84,7 +88,11 @@ impl Kernel<'_> {
             Op::MaxPool2d | Op::AvgPool2d => {
                 let kernel = self.pair(0)?;
                 let mut stride = self.pair(1)?;
-                stride.iter_mut().zip(kernel).filter(|(s, _)| **s == 0).for_each(|(s, k)| *s = k);
+                stride
+                    .iter_mut()
+                    .zip(kernel)
+                    .filter(|(s, _)| **s == 0)
+                    .for_each(|(s, k)| *s = k);
                 let sizes = Pool2d {
                     input: four(shape)?,
                     kernel,
@@ -119,7 +127,12 @@ impl Kernel<'_> {
                 let [_, mean, var, weight, bias] = inputs else {
                     return Err(Error::internal("an input is missing").into());
                 };
-                let by = Batch { mean, var, weight, bias };
+                let by = Batch {
+                    mean,
+                    var,
+                    weight,
+                    bias,
+                };
                 batch_norm(by_channel(shape)?, self.float(0)? as f32, x, &by, out);
             }
             Op::Prelu => prelu(by_channel(shape)?, x, weight.unwrap_or_default(), out),

@@ -8,7 +8,7 @@ use maquette_ops::program::Description;
 
 use super::Program;
 use crate::WeightStore;
-use crate::safetensors::WeightFile;
+use crate::weight_file::WeightFile;
 
 /// Bytes that cached programs may take together, weights not counted: a guest decides how large its programs are.
 const MAX_CACHED_BYTES: usize = 256 << 20;

@@ -4,17 +4,19 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use maquette_ops::program::{Description, Node, WeightRef, located};
-use maquette_ops::{Attr, Cost, Error, OpId, OpSpec, Operand, Type, lookup, show, spec};
+use maquette_ops::{Attr, Cost, DType, Dim, Error, Op, OpId, OpSpec, Operand, Type, lookup, show, spec};
 use rayon::prelude::*;
 use smallvec::SmallVec;
 
+use super::fuse::{Chain, Fused, chains};
 use super::plan::{Plans, concrete};
-use super::{Place, Program, Step, Table};
+use super::{Place, Program, Right, Step, Table};
 use crate::WeightStore;
+use crate::buffers::Buffers;
 use crate::kernels;
-use crate::safetensors::WeightFile;
 use crate::scope::guard;
 use crate::tensor::{self, Owner, Tensor};
+use crate::weight_file::WeightFile;
 
 /// Bytes that folding may take in one program, temporaries included; what is beyond is computed in every run.
 const MAX_FOLDED_BYTES: u64 = 2 << 20;
@@ -32,7 +34,7 @@ impl Program {
         weights: &WeightStore,
         go_on: &mut dyn FnMut() -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        description.check_while(go_on)?;
+        let types = description.check_while(go_on)?;
         let mut known = Known::default();
         known.bind_weights(description, files, weights)?;
         known.bind_constants(description)?;
@@ -50,7 +52,7 @@ impl Program {
                 None => nodes.push((i as u32, spec)),
             }
         }
-        let mut program = known.schedule(description, &nodes);
+        let mut program = known.schedule(description, &types, &nodes);
         program.digest = digest;
         program.bytes = description.bytes() + (MAX_FOLDED_BYTES - room.bytes) as usize;
         Ok(program)
@@ -62,6 +64,7 @@ impl Program {
 struct Known {
     bound: HashMap<u32, Tensor>,
     tables: HashMap<u32, Table>,
+    rights: HashMap<u32, Right>,
 }
 
 impl Known {
@@ -87,18 +90,36 @@ impl Known {
                     show(&weight.shape)
                 )));
             }
-            match uses.weights[i] {
-                Use::Nothing => {}
-                Use::Rows if let Some(table) = Table::of(file, weight)? => drop(self.tables.insert(value, table)),
-                _ => loads.push((value, file, weight)),
+            let uses = uses.weights[i];
+            let mut anything = uses.anything;
+            if uses.rows {
+                match Table::of(file, weight)? {
+                    Some(table) => drop(self.tables.insert(value, table)),
+                    None => anything = true,
+                }
+            }
+            if uses.product && !uses.anything {
+                loads.push((value, file, weight, true));
+            }
+            if anything {
+                loads.push((value, file, weight, false));
             }
         }
         // Copying weights out of their files is most of a first call: every core takes part.
-        let load = |(value, file, weight): &(u32, &Arc<WeightFile>, &WeightRef)| {
-            Ok((*value, weights.get(file, &weight.name, Some(weight.dtype))?))
+        let load = |(value, file, weight, product): &(u32, &Arc<WeightFile>, &WeightRef, bool)| {
+            if *product && let Some(packed) = weights.matrix(file, &weight.name)? {
+                let ty = Type::new(weight.dtype, weight.shape.iter().copied());
+                return Ok((*value, Bound::Right(Right { weight: packed, ty })));
+            }
+            let tensor = weights.get(file, &weight.name, Some(weight.dtype))?;
+            Ok((*value, Bound::Tensor(tensor)))
         };
-        let loaded = loads.par_iter().map(load).collect::<Result<Vec<_>, Error>>()?;
-        self.bound.extend(loaded);
+        for (value, bound) in loads.par_iter().map(load).collect::<Result<Vec<_>, Error>>()? {
+            match bound {
+                Bound::Right(right) => drop(self.rights.insert(value, right)),
+                Bound::Tensor(tensor) => drop(self.bound.insert(value, tensor)),
+            }
+        }
         Ok(())
     }
 
@@ -115,24 +136,51 @@ impl Known {
         Ok(())
     }
 
-    /// The program: the steps that its outputs need, in the guest's order, each with where its inputs are found and what is not
-    /// needed after it. What only folded nodes used is let go.
-    fn schedule(mut self, description: &Description, nodes: &[(u32, &'static OpSpec)]) -> Program {
+    /// The program: the steps that its outputs and its caches need, in the guest's order, each with where its inputs are found and
+    /// what is not needed after it. What only folded nodes used is let go.
+    fn schedule(mut self, description: &Description, types: &[Type<Dim>], nodes: &[(u32, &'static OpSpec)]) -> Program {
         let leaves = description.leaves() as u32;
         let mut needed: HashSet<u32> = description.outputs.iter().copied().collect();
-        let mut kept: Vec<(u32, &'static OpSpec, SmallVec<[u32; 2]>)> = Vec::with_capacity(nodes.len());
+        let mut live = Vec::with_capacity(nodes.len());
         for (node, spec) in nodes.iter().rev() {
-            if !needed.contains(&(leaves + node)) {
+            if needed.contains(&(leaves + node)) || spec.op == Op::CachedAttention {
+                needed.extend(&description.nodes[*node as usize].inputs);
+                live.push((*node, *spec));
+            }
+        }
+        live.reverse();
+        let product = |node: u32| {
+            let inputs = &description.nodes[node as usize].inputs;
+            inputs
+                .get(1)
+                .is_some_and(|weight| self.rights.contains_key(weight) && inputs[0] != *weight)
+        };
+        let chains = chains(description, types, &live, product);
+        let taken: HashSet<u32> = (chains.iter())
+            .flat_map(|(last, (first, chain))| {
+                let between = chain.activation != Default::default() && chain.residual.is_some();
+                let middle = description.nodes[*last as usize].inputs.iter();
+                let middle = middle.filter(move |value| between && Some(**value) != chain.residual);
+                middle.map(|value| value.wrapping_sub(leaves)).chain([*first])
+            })
+            .collect();
+        // Each step: the node that it stands in the place of, that whose op it is, and what follows.
+        let mut kept: Vec<(u32, u32, &'static OpSpec, Chain, SmallVec<[u32; 2]>)> = Vec::with_capacity(live.len());
+        let specs: HashMap<u32, &'static OpSpec> = live.iter().copied().collect();
+        let mut seen: HashSet<u32> = description.outputs.iter().copied().collect();
+        for (node, spec) in live.iter().rev() {
+            if taken.contains(node) {
                 continue;
             }
+            let (first, chain) = chains.get(node).copied().unwrap_or((*node, Chain::default()));
             let mut ends = SmallVec::new();
-            for input in &description.nodes[*node as usize].inputs {
+            for input in description.nodes[first as usize].inputs.iter().chain(&chain.residual) {
                 let computed = *input >= leaves && !self.bound.contains_key(input);
-                if needed.insert(*input) && computed {
+                if seen.insert(*input) && computed {
                     ends.push(*input);
                 }
             }
-            kept.push((*node, spec, ends));
+            kept.push((*node, first, specs.get(&first).copied().unwrap_or(spec), chain, ends));
         }
         kept.reverse();
         let mut program = Program {
@@ -140,53 +188,95 @@ impl Known {
             description: description.clone(),
             bound: Vec::new(),
             tables: Vec::new(),
+            rights: Vec::new(),
             steps: Vec::with_capacity(kept.len()),
             outputs: Vec::with_capacity(description.outputs.len()),
             plans: Plans::default(),
             bytes: 0,
         };
         let step_of: HashMap<u32, u32> = kept.iter().zip(0..).map(|((node, ..), i)| (leaves + node, i)).collect();
-        let mut places: HashMap<u32, Place> = HashMap::new();
-        let mut place = |value: u32, program: &mut Program| {
-            *places.entry(value).or_insert_with(|| {
+        let mut places: HashMap<(u32, Role), Place> = HashMap::new();
+        let mut place = |value: u32, role: Role, program: &mut Program| {
+            *places.entry((value, role)).or_insert_with(|| {
                 if let Some(step) = step_of.get(&value) {
                     Place::Step(*step)
-                } else if let Some(tensor) = self.bound.remove(&value) {
-                    program.bound.push(tensor);
-                    Place::Bound(program.bound.len() as u32 - 1)
-                } else if let Some(table) = self.tables.remove(&value) {
+                } else if role == Role::Product
+                    && let Some(right) = self.rights.remove(&value)
+                {
+                    program.rights.push(right);
+                    Place::Right(program.rights.len() as u32 - 1)
+                } else if role == Role::Rows
+                    && let Some(table) = self.tables.remove(&value)
+                {
                     program.tables.push(table);
                     Place::Table(program.tables.len() as u32 - 1)
+                } else if let Some(tensor) = self.bound.get(&value) {
+                    program.bound.push(tensor.clone());
+                    Place::Bound(program.bound.len() as u32 - 1)
                 } else {
                     Place::Input(value)
                 }
             })
         };
-        for (node, spec, ends) in kept {
-            let inputs = &description.nodes[node as usize].inputs;
+        for (_, first, spec, chain, ends) in kept {
+            let inputs = description.nodes[first as usize].inputs.iter().enumerate();
+            let inputs = inputs
+                .map(|(i, value)| place(*value, Role::of(spec.op, i), &mut program))
+                .collect();
+            let residual = chain.residual.map(|value| place(value, Role::Anything, &mut program));
+            let fused = Fused {
+                activation: chain.activation,
+                residual,
+            };
             let step = Step {
-                node,
+                node: first,
                 spec,
-                inputs: inputs.iter().map(|value| place(*value, &mut program)).collect(),
+                inputs,
+                fused: (fused.activation != Default::default() || residual.is_some()).then_some(fused),
                 last_uses: ends.iter().filter_map(|value| step_of.get(value).copied()).collect(),
             };
             program.steps.push(step);
         }
         for value in &description.outputs {
-            let output = place(*value, &mut program);
+            let output = place(*value, Role::Anything, &mut program);
             program.outputs.push(output);
         }
         program
     }
 }
 
-/// How a program uses a weight.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
-    Nothing,
-    /// Only as the table of `embedding/1`.
+/// A weight in the form that the program uses.
+enum Bound {
+    Tensor(Tensor),
+    Right(Right),
+}
+
+/// What a node does with an input.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Role {
+    /// Looks rows up in it.
     Rows,
+    /// Multiplies by it.
+    Product,
     Anything,
+}
+
+impl Role {
+    fn of(op: Op, input: usize) -> Self {
+        match (op, input) {
+            (Op::Embedding, 0) => Self::Rows,
+            (Op::Linear, 1) => Self::Product,
+            _ => Self::Anything,
+        }
+    }
+}
+
+/// How a program uses a weight.
+#[derive(Clone, Copy, Default)]
+struct Use {
+    rows: bool,
+    product: bool,
+    anything: bool,
 }
 
 struct Uses {
@@ -196,28 +286,30 @@ struct Uses {
 impl Uses {
     fn of(description: &Description) -> Self {
         let first = description.inputs.len();
-        let mut weights = vec![Use::Nothing; description.weights.len()];
-        let mut note = |value: u32, how: Use| {
-            let Some(weight) = (value as usize).checked_sub(first).and_then(|at| weights.get_mut(at)) else {
+        let mut weights = vec![Use::default(); description.weights.len()];
+        let mut note = |value: u32, role: Role| {
+            let at = (value as usize).checked_sub(first);
+            let (Some(uses), Some(weight)) = (
+                at.and_then(|at| weights.get_mut(at)),
+                at.and_then(|at| description.weights.get(at)),
+            ) else {
                 return;
             };
-            *weight = if *weight == Use::Nothing || *weight == how {
-                how
-            } else {
-                Use::Anything
-            };
+            match role {
+                Role::Rows => uses.rows = true,
+                // There is a kernel for f32 alone.
+                Role::Product if weight.dtype == DType::F32 => uses.product = true,
+                _ => uses.anything = true,
+            }
         };
         for node in &description.nodes {
+            let op = resolve(&node.op).map(|spec| spec.op);
             for (i, value) in node.inputs.iter().enumerate() {
-                let how = match (node.op.as_str(), i) {
-                    ("embedding/1", 0) => Use::Rows,
-                    _ => Use::Anything,
-                };
-                note(*value, how);
+                note(*value, op.as_ref().map_or(Role::Anything, |op| Role::of(*op, i)));
             }
         }
         for value in &description.outputs {
-            note(*value, Use::Anything);
+            note(*value, Role::Anything);
         }
         Self { weights }
     }
@@ -255,6 +347,9 @@ fn fold(
     room: &mut Room,
 ) -> Result<Option<Tensor>, Error> {
     let inputs: Option<SmallVec<[&Tensor; 4]>> = node.inputs.iter().map(|value| bound.get(value)).collect();
+    if spec.op == Op::CachedAttention {
+        return Ok(None);
+    }
     let symbolic = |attr: &Attr| matches!(attr, Attr::Dims(dims) if dims.iter().any(|dim| dim.as_constant().is_none()));
     let Some(inputs) = inputs.filter(|_| !node.attrs.iter().any(symbolic)) else {
         return Ok(None);
@@ -269,7 +364,7 @@ fn fold(
         return Ok(None);
     }
     let list: SmallVec<[&candle_core::Tensor; 4]> = inputs.iter().map(|input| &input.inner).collect();
-    let inner = guard(spec, || kernels::run(spec, &list, attrs, &ty))?;
+    let inner = guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?;
     let owner = match (cost.shares, inputs.first()) {
         (true, Some(first)) => first.owner.clone(),
         _ => Owner::Program,

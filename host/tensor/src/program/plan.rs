@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use maquette_ops::program::located;
-use maquette_ops::{Attr, Dim, Error, Form, Op, OpSpec, Operand, Type, attr_axis, check_shape, normalise};
+use maquette_ops::{Attr, Dim, Error, Form, Op, OpSpec, Operand, Type, attr_axis, attr_int, check_shape, normalise};
 use smallvec::SmallVec;
 
 use super::{Place, Program, ProgramCost, Symbols};
@@ -18,6 +18,8 @@ pub(super) struct Plan {
     pub(super) steps: Vec<Planned>,
     pub(super) outputs: Vec<Type<u32>>,
     pub(super) cost: ProgramCost,
+    /// How many places a run appends to each cache.
+    pub(super) appended: Vec<u32>,
 }
 
 /// A step at given dimensions.
@@ -26,6 +28,10 @@ pub(super) struct Planned {
     pub(super) ty: Type<u32>,
     /// The attributes without symbols, where the description's have some.
     pub(super) attrs: Option<Vec<Attr>>,
+    /// Steps whose outputs were the last to lie in their memory, which is free after this step.
+    pub(super) freed: SmallVec<[u32; 2]>,
+    /// Bytes in use after this step.
+    pub(super) live: u64,
 }
 
 /// Plans made so far, by the values of the symbols.
@@ -97,13 +103,15 @@ impl Ledger {
         piece
     }
 
-    fn release(&mut self, piece: Option<usize>) {
-        let Some(piece) = piece else { return };
+    /// Returns whether the memory is free now.
+    fn release(&mut self, piece: Option<usize>) -> bool {
+        let Some(piece) = piece else { return false };
         let (bytes, values) = &mut self.pieces[piece];
         *values -= 1;
         if *values == 0 {
             self.live = self.live.saturating_sub(*bytes);
         }
+        *values == 0
     }
 
     fn need(&mut self, bytes: u64) {
@@ -128,6 +136,9 @@ impl Plan {
         let bound: Vec<Value> = bound.collect();
         let tables = program.tables.iter().map(|table| Value::dense(table.ty.clone(), None));
         let tables: Vec<Value> = tables.collect();
+        let rights = program.rights.iter().map(|right| Value::dense(right.ty.clone(), None));
+        let rights: Vec<Value> = rights.collect();
+        let mut appended = vec![0; program.description.caches.len()];
 
         let mut ledger = Ledger::default();
         let mut computed: Vec<Value> = Vec::with_capacity(program.steps.len());
@@ -143,8 +154,14 @@ impl Plan {
                     Place::Input(at) => inputs.get(at as usize),
                     Place::Bound(at) => bound.get(at as usize),
                     Place::Table(at) => tables.get(at as usize),
+                    Place::Right(at) => rights.get(at as usize),
                     Place::Step(at) => computed.get(at as usize),
                 };
+                let residual = step.fused.and_then(|fused| fused.residual);
+                let residual = residual
+                    .as_ref()
+                    .and_then(find)
+                    .filter(|value| value.operand().form != Form::Dense);
                 let values: Option<SmallVec<[&Value; 4]>> = step.inputs.iter().map(find).collect();
                 let values = values.ok_or_else(|| Error::internal("a value of the program has no type"))?;
                 let types: SmallVec<[&Type<u32>; 4]> = values.iter().map(|value| &value.ty).collect();
@@ -152,6 +169,25 @@ impl Plan {
                 let operands: SmallVec<[Operand<'_>; 4]> = values.iter().map(|value| value.operand()).collect();
                 let cost = step.spec.cost(&operands, attrs, &ty);
                 flops = flops.saturating_add(cost.flops);
+                let mut temporary_bytes = cost.temporary_bytes;
+                if let Some(Place::Right(at)) = step.inputs.get(1) {
+                    let own = program.rights[*at as usize].temporary_bytes(types[0]);
+                    temporary_bytes = temporary_bytes.saturating_add(own);
+                    temporary_bytes = temporary_bytes.saturating_add(residual.map_or(0, |value| value.ty.bytes()));
+                }
+                if step.spec.op == Op::CachedAttention {
+                    let at = attr_int(step.spec, attrs, 0).and_then(|at| usize::try_from(at).ok());
+                    if let Some(more) = at.and_then(|at| appended.get_mut(at)) {
+                        // Every layer of a cache must grow by as much, or they would hold different places.
+                        let places = types[0].shape.get(1).copied().unwrap_or(0);
+                        if *more != 0 && *more != places {
+                            return Err(place(Error::shape(format!(
+                                "{places} places are appended, where other layers of the cache have {more}"
+                            ))));
+                        }
+                        *more = places;
+                    }
+                }
                 let output = match values.first() {
                     Some(first) if cost.shares => Value {
                         strides: shared_strides(step.spec, attrs, first, &ty),
@@ -167,15 +203,23 @@ impl Plan {
                         value
                     }
                 };
-                (output, cost.temporary_bytes)
+                (output, temporary_bytes)
             };
             ledger.need(temporary_bytes);
             let ty = value.ty.clone();
             computed.push(value);
+            let mut freed = SmallVec::new();
             for gone in &step.last_uses {
-                ledger.release(computed[*gone as usize].memory);
+                if ledger.release(computed[*gone as usize].memory) {
+                    freed.push(*gone);
+                }
             }
-            steps.push(Planned { ty, attrs: resolved });
+            steps.push(Planned {
+                ty,
+                attrs: resolved,
+                freed,
+                live: ledger.live,
+            });
         }
         let mut outputs = Vec::with_capacity(program.outputs.len());
         let mut copies = 0_u64;
@@ -184,6 +228,7 @@ impl Plan {
                 Place::Input(at) => inputs.get(at as usize),
                 Place::Bound(at) => bound.get(at as usize),
                 Place::Table(at) => tables.get(at as usize),
+                Place::Right(at) => rights.get(at as usize),
                 Place::Step(at) => computed.get(at as usize),
             };
             let value = value.ok_or_else(|| Error::internal("an output of the program has no type"))?;
@@ -207,6 +252,7 @@ impl Plan {
                 flops,
                 peak_bytes: ledger.peak,
             },
+            appended,
         })
     }
 }

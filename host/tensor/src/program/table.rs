@@ -9,8 +9,8 @@ use maquette_ops::program::WeightRef;
 use maquette_ops::{DType, Error, Type};
 
 use crate::kernels::rows::each_row;
-use crate::safetensors::WeightFile;
 use crate::tensor::{dims, said};
+use crate::weight_file::WeightFile;
 
 /// A matrix of weights in its file.
 #[derive(Debug)]
@@ -24,8 +24,7 @@ impl Table {
     /// The weight as a table, if its rows are stored as they are used. Rows must be all that the program needs of it.
     pub(super) fn of(file: &Arc<WeightFile>, weight: &WeightRef) -> Result<Option<Self>, Error> {
         let ty = Type::new(weight.dtype, weight.shape.iter().copied());
-        let as_used = file.natural(&weight.name)? == weight.dtype;
-        if !as_used || file.stored(&weight.name)?.len() as u64 != ty.bytes() {
+        if ty.shape.len() != 2 || !file.has_rows(&weight.name, weight.dtype)? {
             return Ok(None);
         }
         Ok(Some(Self {
@@ -38,6 +37,7 @@ impl Table {
     /// What `embedding/1` returns.
     pub(super) fn rows(&self, ids: &candle_core::Tensor, ty: &Type<u32>) -> Result<candle_core::Tensor, Error> {
         let rows = match ty.dtype {
+            DType::F32 if let Some(rows) = self.widened(ids, ty).transpose() => rows,
             DType::F32 => self.typed::<f32>(ids, ty),
             DType::F16 => self.typed::<f16>(ids, ty),
             DType::BF16 => self.typed::<bf16>(ids, ty),
@@ -49,6 +49,23 @@ impl Table {
             error.message = format!("embedding/1: {}", error.message);
             error
         })
+    }
+
+    /// The rows as f32, if they are stored as something else.
+    fn widened(&self, ids: &candle_core::Tensor, ty: &Type<u32>) -> Result<Option<candle_core::Tensor>, Error> {
+        let width = self.ty.shape[1] as usize;
+        let Some(read) = self.file.wide_rows(&self.name, width)? else {
+            return Ok(None);
+        };
+        let mut out = vec![0.0_f32; ids.elem_count() * width];
+        let mut lines = out.chunks_exact_mut(width.max(1));
+        each_row(ids, self.ty.shape[0] as usize, |row| {
+            if let Some(line) = lines.next() {
+                read(row, line);
+            }
+        })?;
+        let tensor = candle_core::Tensor::from_vec(out, dims(&ty.shape), &Device::Cpu);
+        tensor.map(Some).map_err(|e| Error::internal(said(&e)))
     }
 
     fn typed<T: Pod + WithDType>(

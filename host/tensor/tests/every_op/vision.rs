@@ -76,7 +76,13 @@ pub(super) fn example(random: &mut Random, op: Op) -> Example {
     }
 }
 
-fn weights(random: &mut Random, x: Plain, weight: Plain, outputs: usize, float: DType) -> (Vec<(Plain, DType)>, Option<Plain>) {
+fn weights(
+    random: &mut Random,
+    x: Plain,
+    weight: Plain,
+    outputs: usize,
+    float: DType,
+) -> (Vec<(Plain, DType)>, Option<Plain>) {
     let bias = (random.below(2) == 0).then(|| values(random, &[outputs], float, -1.0, 1.0));
     let mut inputs = vec![(x, float), (weight, float)];
     inputs.extend(bias.clone().map(|bias| (bias, float)));
@@ -94,7 +100,13 @@ fn conv2d(random: &mut Random, float: DType) -> Example {
         _ => (1, 1 + random.below(6), 1 + random.below(6)),
     };
     let x = values(random, &[n, groups * cg, h, w], float, -1.0, 1.0);
-    let weight = values(random, &[groups * og, cg, way.kernel[0], way.kernel[1]], float, -1.0, 1.0);
+    let weight = values(
+        random,
+        &[groups * og, cg, way.kernel[0], way.kernel[1]],
+        float,
+        -1.0,
+        1.0,
+    );
     let (inputs, bias) = weights(random, x.clone(), weight.clone(), groups * og, float);
     let [oh, ow] = way.size([h, w]);
     let expected = Plain::from_fn(&[n, groups * og, oh, ow], |p| {
@@ -133,7 +145,13 @@ fn conv_transpose2d(random: &mut Random, float: DType) -> Example {
     let (h, w, n) = (1 + random.below(6), 1 + random.below(6), 1 + random.below(2));
     let (groups, cg, og) = (1 + random.below(3), 1 + random.below(4), 1 + random.below(3));
     let x = values(random, &[n, groups * cg, h, w], float, -1.0, 1.0);
-    let weight = values(random, &[groups * cg, og, way.kernel[0], way.kernel[1]], float, -1.0, 1.0);
+    let weight = values(
+        random,
+        &[groups * cg, og, way.kernel[0], way.kernel[1]],
+        float,
+        -1.0,
+        1.0,
+    );
     let (inputs, bias) = weights(random, x.clone(), weight.clone(), groups * og, float);
     let size = [0, 1].map(|axis| ([h, w][axis] - 1) * way.stride[axis] + way.span(axis) + extra[axis] - 2 * cut[axis]);
     let expected = Plain::from_fn(&[n, groups * og, size[0], size[1]], |p| {
@@ -194,7 +212,11 @@ fn pool(random: &mut Random, op: Op, float: DType) -> Example {
                 }
             }
         }
-        let count = if counted { way.kernel[0] * way.kernel[1] } else { seen.len() };
+        let count = if counted {
+            way.kernel[0] * way.kernel[1]
+        } else {
+            seen.len()
+        };
         match op {
             Op::MaxPool2d => seen.into_iter().fold(f64::MIN, f64::max),
             _ => seen.into_iter().sum::<f64>() / count as f64,
@@ -226,7 +248,10 @@ fn sized(random: &mut Random, op: Op, float: DType) -> Example {
             Op::AdaptiveAvgPool2d => {
                 let (top, bottom) = (p[2] * h / oh, ((p[2] + 1) * h).div_ceil(oh));
                 let (left, right) = (p[3] * w / ow, ((p[3] + 1) * w).div_ceil(ow));
-                let sum: f64 = (top..bottom).flat_map(|i| (left..right).map(move |j| (i, j))).map(|(i, j)| at(i, j)).sum();
+                let sum: f64 = (top..bottom)
+                    .flat_map(|i| (left..right).map(move |j| (i, j)))
+                    .map(|(i, j)| at(i, j))
+                    .sum();
                 sum / ((bottom - top) * (right - left)) as f64
             }
             Op::ResizeNearest2d => {

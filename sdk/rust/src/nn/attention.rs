@@ -1,7 +1,7 @@
 //! Attention between the tokens of a batch of sequences. Source: "Attention Is All You Need" (Vaswani et al., 2017).
 
 use super::Linear;
-use crate::{DType, Result, Tensor, Weights};
+use crate::{Attend, DType, Result, Tensor, Weights};
 
 /// Added to the score of what must not be attended to; large enough that its softmax is 0, small enough for every float type.
 const MASKED: f64 = -1.0e4;
@@ -55,24 +55,11 @@ impl SelfAttention {
     #[track_caller]
     pub fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let (batch, tokens, width) = x.dims3()?;
-        let split = |x: Tensor| {
-            x.reshape((&batch, &tokens, self.heads, self.head_width))?
-                .transpose(1, 2)
-        };
-        // Scaling the queries instead of the scores is the same product with fewer multiplications.
-        let query = split(
-            self.query
-                .forward(x)?
-                .affine(1.0 / (self.head_width as f64).sqrt(), 0.0)?,
-        )?;
+        let split = |x: Tensor| x.reshape((&batch, &tokens, self.heads, self.head_width));
+        let query = split(self.query.forward(x)?)?;
         let key = split(self.key.forward(x)?)?;
         let value = split(self.value.forward(x)?)?;
-        let mut scores = query.matmul(&key.t()?)?;
-        if let Some(bias) = bias {
-            scores = scores.broadcast_add(bias)?;
-        }
-        let mixed = scores.softmax(-1)?.matmul(&value)?;
-        self.output
-            .forward(&mixed.transpose(1, 2)?.reshape((&batch, &tokens, &width))?)
+        let mixed = query.attention(&key, &value, bias, Attend::default())?;
+        self.output.forward(&mixed.reshape((&batch, &tokens, &width))?)
     }
 }

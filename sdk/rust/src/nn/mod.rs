@@ -2,6 +2,9 @@
 
 mod attention;
 mod basic;
+mod decoder;
 
 pub use attention::{SelfAttention, attention_bias};
+pub use decoder::{Decoder, DecoderConfig, Names, RopeScaling};
+
 pub use basic::{Activation, Embedding, LayerNorm, Linear, RmsNorm};

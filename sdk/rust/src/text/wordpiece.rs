@@ -1,51 +1,36 @@
 //! WordPiece: the longest pieces of the vocabulary, from the left. Source: "Google's Neural Machine Translation System"
 //! (Wu et al., 2016), as google-research/bert has it.
 
-use std::collections::HashMap;
-
 use serde_json::Value;
 
+use super::vocab::Vocab;
 use crate::{Error, Result};
 
 #[derive(Debug)]
 pub(super) struct WordPiece {
-    vocabulary: HashMap<String, u32>,
     unknown: u32,
     prefix: String,
     /// Longer words are unknown.
     max_chars: usize,
-    /// No piece is longer, so no longer one is looked for.
-    max_piece_bytes: usize,
 }
 
 impl WordPiece {
-    pub(super) fn from_json(json: &Value) -> Result<Self> {
-        let broken = |what: &str| Error::unsupported(format!("tokenizer.json: the model has no {what}"));
-        let entries = json["vocab"].as_object().ok_or_else(|| broken("vocab"))?;
-        let mut vocabulary = HashMap::with_capacity(entries.len());
-        for (token, id) in entries {
-            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-            vocabulary.insert(token.clone(), id.ok_or_else(|| broken("number for each token"))?);
-        }
+    pub(super) fn from_json(json: &Value, vocab: &Vocab) -> Result<Self> {
         let unknown = json["unk_token"].as_str().unwrap_or("[UNK]");
-        let unknown = *vocabulary
-            .get(unknown)
-            .ok_or_else(|| broken("token for unknown words"))?;
+        let unknown = vocab.id(unknown.as_bytes()).ok_or_else(|| {
+            Error::unsupported(format!(
+                "tokenizer.json: the vocabulary lacks {unknown:?}, the model's token for unknown words"
+            ))
+        })?;
         Ok(Self {
             unknown,
             prefix: json["continuing_subword_prefix"].as_str().unwrap_or("##").to_owned(),
             max_chars: json["max_input_chars_per_word"].as_u64().unwrap_or(100) as usize,
-            max_piece_bytes: vocabulary.keys().map(String::len).max().unwrap_or(0),
-            vocabulary,
         })
     }
 
-    pub(super) fn id(&self, token: &str) -> Option<u32> {
-        self.vocabulary.get(token).copied()
-    }
-
     /// Appends the pieces of a word; one unknown if it does not divide.
-    pub(super) fn encode(&self, word: &str, ids: &mut Vec<u32>) {
+    pub(super) fn encode(&self, vocab: &Vocab, word: &str, ids: &mut Vec<u32>) {
         let before = ids.len();
         if word.chars().count() > self.max_chars {
             ids.push(self.unknown);
@@ -60,7 +45,7 @@ impl WordPiece {
             }
             let prefix = piece.len();
             piece.push_str(&word[start..]);
-            let mut end = piece.len().min(self.max_piece_bytes);
+            let mut end = piece.len().min(vocab.longest());
             while end > prefix && !piece.is_char_boundary(end) {
                 end -= 1;
             }
@@ -69,7 +54,7 @@ impl WordPiece {
                 if piece.len() <= prefix {
                     break None;
                 }
-                if let Some(id) = self.id(&piece) {
+                if let Some(id) = vocab.id(piece.as_bytes()) {
                     break Some(id);
                 }
                 piece.pop();

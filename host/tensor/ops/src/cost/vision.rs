@@ -56,9 +56,7 @@ pub(super) fn temporaries(spec: &OpSpec, inputs: &[Operand<'_>], output: &Type<u
     let sizes = output.shape.iter().map(|dim| u64::from(*dim));
     let kept = match spec.op {
         // The kernels transposed.
-        Op::ConvTranspose2d => inputs
-            .get(1)
-            .map_or(0, |weight| weight.ty.elements().saturating_mul(4)),
+        Op::ConvTranspose2d => inputs.get(1).map_or(0, |weight| weight.ty.elements().saturating_mul(4)),
         // Where each column of the output lies.
         Op::ResizeNearest2d | Op::ResizeBilinear2d => sizes.last().unwrap_or(0).saturating_mul(16),
         // The mean of each channel of each item, and the sum of squares around it.

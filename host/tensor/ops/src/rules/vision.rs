@@ -93,12 +93,16 @@ impl<E: Extent> Rule<'_, E> {
     /// The kernel's two sizes, which must be known.
     fn kernel(&self) -> Result<[u64; 2], Error> {
         let [_, _, kh, kw] = self.inputs[1].shape.as_slice() else {
-            return Err(Error::shape("the weight must have four dimensions, the last two the kernel's"));
+            return Err(Error::shape(
+                "the weight must have four dimensions, the last two the kernel's",
+            ));
         };
         let size = |dim: &E| match dim.known() {
             Some(size @ 1..=65_536) => Ok(size),
             Some(size) => Err(Error::shape(format!("a kernel of {size}; it must be from 1 to {MAX}"))),
-            None => Err(Error::shape(format!("a kernel of {dim} must be concrete: use a number"))),
+            None => Err(Error::shape(format!(
+                "a kernel of {dim} must be concrete: use a number"
+            ))),
         };
         Ok([size(kh)?, size(kw)?])
     }
@@ -109,9 +113,9 @@ impl<E: Extent> Rule<'_, E> {
 
     fn bias(&self, channels: &E) -> Result<(), Error> {
         match self.inputs.get(2) {
-            Some(bias) if bias.shape.as_slice() != std::slice::from_ref(channels) => {
-                Err(Error::shape(format!("the bias must have shape [{channels}], one a channel of the output")))
-            }
+            Some(bias) if bias.shape.as_slice() != std::slice::from_ref(channels) => Err(Error::shape(format!(
+                "the bias must have shape [{channels}], one a channel of the output"
+            ))),
             _ => Ok(()),
         }
     }
@@ -175,10 +179,18 @@ impl<E: Extent> Rule<'_, E> {
                     let end = dim.saturating_mul(stride[axis]).saturating_add(more);
                     match end.checked_sub(less) {
                         Some(size @ 1..) => E::of(size)?,
-                        _ => return Err(Error::shape(format!("padding {} leaves no {}", padding[axis], AXES[axis]))),
+                        _ => {
+                            return Err(Error::shape(format!(
+                                "padding {} leaves no {}",
+                                padding[axis], AXES[axis]
+                            )));
+                        }
                     }
                 }
-                None => dim.times(&E::of(stride[axis])?)?.plus(&E::of(more)?)?.minus(&E::of(less)?)?,
+                None => dim
+                    .times(&E::of(stride[axis])?)?
+                    .plus(&E::of(more)?)?
+                    .minus(&E::of(less)?)?,
             });
         }
         self.images([n.clone(), o, sizes[0].clone(), sizes[1].clone()])
@@ -188,7 +200,9 @@ impl<E: Extent> Rule<'_, E> {
         let [n, c, h, w] = self.image()?;
         let (kernel, stride, padding) = (self.pair(0, 1)?, self.pair(1, 0)?, self.pair(2, 0)?);
         if self.flag(3)? {
-            return Err(Error::unsupported("ceil_mode must be false: pad the image with pad/1 instead"));
+            return Err(Error::unsupported(
+                "ceil_mode must be false: pad the image with pad/1 instead",
+            ));
         }
         if self.spec.op == Op::AvgPool2d {
             self.flag(4)?;
@@ -215,7 +229,10 @@ impl<E: Extent> Rule<'_, E> {
             self.flag(1)?;
         }
         let [h, w] = size.as_slice() else {
-            return Err(Error::shape(format!("the size is {}; it must be two numbers, [height, width]", show(&size))));
+            return Err(Error::shape(format!(
+                "the size is {}; it must be two numbers, [height, width]",
+                show(&size)
+            )));
         };
         self.images([n.clone(), c.clone(), h.clone(), w.clone()])
     }
@@ -329,8 +346,13 @@ mod tests {
 
     fn infer(op: &str, shapes: &[&[Dim]], attrs: &[Attr]) -> Result<String, String> {
         let spec = spec(lookup(op).unwrap()).unwrap();
-        let types: Vec<_> = shapes.iter().map(|s| Type::new(DType::F32, s.iter().cloned())).collect();
-        spec.infer(&types, attrs).map(|ty| ty.to_string()).map_err(|e| e.message)
+        let types: Vec<_> = shapes
+            .iter()
+            .map(|s| Type::new(DType::F32, s.iter().cloned()))
+            .collect();
+        spec.infer(&types, attrs)
+            .map(|ty| ty.to_string())
+            .map_err(|e| e.message)
     }
 
     fn n(value: usize) -> Dim {
@@ -347,11 +369,18 @@ mod tests {
         assert_eq!(conv(&(h.clone() * 2), 2).unwrap(), "f32[1, 8, s0, 5]");
         let message = conv(&h, 2).unwrap_err();
         assert!(message.contains("dimension 2 of x, its height, is s0"), "{message}");
-        let up = infer("conv_transpose2d/1", &[&[n(1), n(8), h.clone(), h.clone()], &weight], &[Attr::Int(2)]);
+        let up = infer(
+            "conv_transpose2d/1",
+            &[&[n(1), n(8), h.clone(), h.clone()], &weight],
+            &[Attr::Int(2)],
+        );
         assert_eq!(up.unwrap(), "f32[1, 3, 2*s0 + 1, 2*s0 + 1]");
         let image = [n(1), n(4), h.clone(), h.clone()];
         let size = Attr::Dims(vec![h.clone() * 2, n(7)]);
-        assert_eq!(infer("resize_nearest2d/1", &[&image], &[size]).unwrap(), "f32[1, 4, 2*s0, 7]");
+        assert_eq!(
+            infer("resize_nearest2d/1", &[&image], &[size]).unwrap(),
+            "f32[1, 4, 2*s0, 7]"
+        );
         let pooled = infer("max_pool2d/1", &[&[n(1), n(4), h.clone() * 4, h * 2]], &[Attr::Int(2)]);
         assert_eq!(pooled.unwrap(), "f32[1, 4, 2*s0, s0]");
     }
@@ -377,7 +406,14 @@ mod tests {
         assert!(infer("conv2d/1", &[&x, &[n(6), n(4), n(0), n(3)]], &[]).is_err());
         assert!(infer("max_pool2d/1", &[&x], &[Attr::Int(6)]).is_err());
         assert!(infer("max_pool2d/1", &[&x], &[Attr::Int(2), Attr::Unset, Attr::Int(2)]).is_err());
-        assert!(infer("conv_transpose2d/1", &[&x, &[n(4), n(1), n(1), n(1)]], &[Attr::Int(1), Attr::Int(3)]).is_err());
+        assert!(
+            infer(
+                "conv_transpose2d/1",
+                &[&x, &[n(4), n(1), n(1), n(1)]],
+                &[Attr::Int(1), Attr::Int(3)]
+            )
+            .is_err()
+        );
         assert!(infer("group_norm/1", &[&x], &[Attr::Int(3)]).is_err());
         assert!(infer("pixel_shuffle/1", &[&x], &[Attr::Int(3)]).is_err());
         let empty: [Dim; 4] = [n(1), n(4), n(0), n(5)];
@@ -389,6 +425,9 @@ mod tests {
         let x = [n(1), n(1), n(4), n(4)];
         let kernel = [n(1), n(1), n(2), n(2)];
         let padding = Attr::Ints(vec![0, 1, 2, 3]);
-        assert_eq!(infer("conv2d/1", &[&x, &kernel], &[Attr::Unset, padding]).unwrap(), "f32[1, 1, 4, 8]");
+        assert_eq!(
+            infer("conv2d/1", &[&x, &kernel], &[Attr::Unset, padding]).unwrap(),
+            "f32[1, 1, 4, 8]"
+        );
     }
 }
