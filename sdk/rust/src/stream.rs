@@ -1,5 +1,6 @@
 //! Outputs that callers get piece by piece.
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use serde_json::{Value, json};
@@ -19,12 +20,19 @@ use crate::{Output, Result, run};
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Stream<T>(PhantomData<T>);
+pub struct Stream<T> {
+    /// What was sent, as JSON, with commas between: the output is all of it.
+    sent: RefCell<String>,
+    item: PhantomData<T>,
+}
 
 impl<T: Output> Stream<T> {
     /// Nothing sent yet.
     pub fn new() -> Self {
-        Self(PhantomData)
+        Self {
+            sent: RefCell::default(),
+            item: PhantomData,
+        }
     }
 
     /// Sends an item.
@@ -32,7 +40,9 @@ impl<T: Output> Stream<T> {
     /// # Errors
     /// If the output exceeds its limit, or the caller has left.
     pub fn send(&self, item: &T) -> Result<()> {
-        run::emit(item)
+        run::emit(item)?;
+        keep(item, &mut self.sent.borrow_mut());
+        Ok(())
     }
 }
 
@@ -48,20 +58,28 @@ impl<T: Output> Output for Stream<T> {
         json!({"type": "array", "items": T::schema(), "x-cog-array-type": "iterator"})
     }
 
-    /// All items are sent already; the host puts them first.
     fn write_json(&self, out: &mut String) {
-        out.push_str("[]");
+        *out += "[";
+        *out += &self.sent.borrow();
+        *out += "]";
     }
+}
+
+fn keep(item: &impl Output, sent: &mut String) {
+    if !sent.is_empty() {
+        sent.push(',');
+    }
+    item.write_json(sent);
 }
 
 /// A text whose pieces are sent as they come: the output is the list of them, and its reader puts them together.
 #[derive(Debug, Default)]
-pub struct StreamedText(());
+pub struct StreamedText(Stream<String>);
 
 impl StreamedText {
     /// Nothing sent yet.
     pub fn new() -> Self {
-        Self(())
+        Self::default()
     }
 
     /// Sends a piece; an empty one is not worth sending and is left out.
@@ -72,7 +90,7 @@ impl StreamedText {
         if piece.is_empty() {
             return Ok(());
         }
-        run::emit(&piece.to_owned())
+        self.0.send(&piece.to_owned())
     }
 }
 
@@ -88,6 +106,6 @@ impl Output for StreamedText {
     }
 
     fn write_json(&self, out: &mut String) {
-        out.push_str("[]");
+        self.0.write_json(out);
     }
 }

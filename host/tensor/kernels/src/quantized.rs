@@ -1,8 +1,8 @@
 //! Weights in few bits, as GGUF files have them, and products with them without widening them first.
 //!
 //! Every format becomes one form: codes of 4 or 8 bits in blocks of 16 or 32 along the inner dimension, each block with a scale and an
-//! offset, `weight = scale * code + offset`. The left side is rounded to 8 bits a block, as llama.cpp and candle do, so that the
-//! products are of integers. Source of the formats: ggml's `ggml-common.h` and `ggml-quants.c`.
+//! offset, `weight = scale * code + offset`. The left side is rounded to 16 bits a block, in two halves of 8, so that the products
+//! are of integers; llama.cpp and candle round it to 8, which changes what a small model says. Source of the formats: ggml's `ggml-common.h` and `ggml-quants.c`.
 
 use std::cell::RefCell;
 
@@ -363,10 +363,10 @@ impl Quantized {
 /// Bytes that a product with `m` rows takes beside its output.
 pub fn product_bytes(m: u64, k: u64) -> u64 {
     // The rounded left side, and a scale and a sum for each block of 16 at least.
-    m.saturating_mul(k.saturating_add(k.div_ceil(16).saturating_mul(8)))
+    m.saturating_mul(k.saturating_mul(2).saturating_add(k.div_ceil(16).saturating_mul(8)))
 }
 
-/// The left side in 8 bits, with a scale and the scaled sum of each block.
+/// The left side in 16 bits, block by block the upper halves and then the lower, with a scale and the scaled sum of each block.
 #[derive(Default)]
 struct Left {
     codes: Vec<i8>,
@@ -402,12 +402,12 @@ pub fn product(x: &[f32], m: usize, w: &Quantized, out: &mut [f32], epilogue: &E
     }
     let blocks = k / w.group;
     let mut left = LEFT.take();
-    left.codes.resize(m * k, 0);
+    left.codes.resize(2 * m * k, 0);
     left.scales.resize(m * blocks, 0.0);
     left.sums.resize(m * blocks, 0.0);
     if blocks > 0 {
         let (codes, scales, sums) = (
-            Parts::new(&mut left.codes, k),
+            Parts::new(&mut left.codes, 2 * k),
             Parts::new(&mut left.scales, blocks),
             Parts::new(&mut left.sums, blocks),
         );
@@ -446,10 +446,13 @@ pub fn product(x: &[f32], m: usize, w: &Quantized, out: &mut [f32], epilogue: &E
     }
 }
 
+/// The largest value of 16 bits whose upper half is at most 127 when the lower is from -128 to 127.
+const LARGEST: f32 = 32512.0;
+
 multiversion! {
-    /// Rounds a row to 8 bits, block by block.
+    /// Rounds a row to 16 bits, block by block: `code = 256 * upper + lower`.
     fn round(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], sums: &mut [f32]) {
-        let blocks = x.chunks_exact(group).zip(codes.chunks_exact_mut(group));
+        let blocks = x.chunks_exact(group).zip(codes.chunks_exact_mut(2 * group));
         for ((x, codes), (scale, sum)) in blocks.zip(scales.iter_mut().zip(sums)) {
             let mut lanes = [0.0_f32; 16];
             for chunk in x.chunks_exact(16) {
@@ -460,15 +463,17 @@ multiversion! {
             let most = lanes.iter().copied().fold(0.0, f32::max);
             // Not-a-number and infinity stay what they are.
             let poison: f32 = x.iter().map(|x| x * 0.0).sum();
-            let factor = if most > 0.0 && most.is_finite() { 127.0 / most } else { 0.0 };
+            let factor = if most > 0.0 && most.is_finite() { LARGEST / most } else { 0.0 };
             let mut total = 0_i32;
-            for (code, x) in codes.iter_mut().zip(x) {
-                // Half away from even, as adding 1.5 * 2^23 rounds.
-                let rounded = (x * factor + 12_582_912.0) - 12_582_912.0;
-                *code = rounded as i8;
-                total += i32::from(*code);
+            let (upper, lower) = codes.split_at_mut(group);
+            for ((upper, lower), x) in upper.iter_mut().zip(lower).zip(x) {
+                // Adding 1.5 * 2^23 rounds to an integer.
+                let code = ((x * factor + 12_582_912.0) - 12_582_912.0) as i32;
+                *upper = ((code + 128) >> 8) as i8;
+                *lower = code as i8;
+                total += code;
             }
-            *scale = most / 127.0 + poison;
+            *scale = most / LARGEST + poison;
             *sum = *scale * total as f32;
         }
     }
@@ -493,7 +498,7 @@ fn dot(w: &Quantized, panel: usize, left: &Left, row: usize, height: usize, out:
         },
     };
     let rows = Rows {
-        codes: &left.codes[row * w.k..][..height * w.k],
+        codes: &left.codes[2 * row * w.k..][..2 * height * w.k],
         scales: &left.scales[row * blocks..][..height * blocks],
         sums: &left.sums[row * blocks..][..height * blocks],
     };
@@ -566,13 +571,14 @@ multiversion! {
                 codes[..block_bytes].copy_from_slice(block);
             }
             for i in 0..height {
-                let x = &rows.codes[(i * blocks + b) * group..][..group];
+                let x = &rows.codes[(i * blocks + b) * 2 * group..][..2 * group];
                 let mut sums = [0_i32; ROWS];
                 for four in 0..fours {
                     let codes = &codes[four * 4 * ROWS..][..4 * ROWS];
                     for (sum, codes) in sums.iter_mut().zip(codes.chunks_exact(4)) {
-                        for (code, x) in codes.iter().zip(&x[four * 4..]) {
-                            *sum += i32::from(*code) * i32::from(*x);
+                        let (upper, lower) = (&x[four * 4..], &x[group + four * 4..]);
+                        for ((code, upper), lower) in codes.iter().zip(upper).zip(lower) {
+                            *sum += i32::from(*code) * (256 * i32::from(*upper) + i32::from(*lower));
                         }
                     }
                 }
@@ -635,22 +641,19 @@ mod x86 {
                 codes = codes.add(size);
                 _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(1024).cast());
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    let x = rows.codes.as_ptr().add((i * blocks + b) * GROUP).cast::<i32>();
-                    // Two chains, so that one waits less for the other.
-                    let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+                    let x = rows.codes.as_ptr().add((i * blocks + b) * 2 * GROUP).cast::<i32>();
+                    // Four chains, so that one waits less for the other.
+                    let mut sums = [_mm512_setzero_si512(); 4];
                     for four in 0..fours / 2 {
-                        even = _mm512_dpbusd_epi32(
-                            even,
-                            right[2 * four],
-                            _mm512_set1_epi32(x.add(2 * four).read_unaligned()),
-                        );
-                        odd = _mm512_dpbusd_epi32(
-                            odd,
-                            right[2 * four + 1],
-                            _mm512_set1_epi32(x.add(2 * four + 1).read_unaligned()),
-                        );
+                        for (j, sum) in sums.iter_mut().enumerate() {
+                            let place = 2 * four + j % 2;
+                            let x = _mm512_set1_epi32(x.add(place + j / 2 * fours).read_unaligned());
+                            *sum = _mm512_dpbusd_epi32(*sum, right[place], x);
+                        }
                     }
-                    let dots = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+                    let upper = _mm512_slli_epi32::<8>(_mm512_add_epi32(sums[0], sums[1]));
+                    let lower = _mm512_add_epi32(sums[2], sums[3]);
+                    let dots = _mm512_cvtepi32_ps(_mm512_add_epi32(upper, lower));
                     let at = i * blocks + b;
                     let factor = _mm512_mul_ps(scale, _mm512_set1_ps(*rows.scales.get_unchecked(at)));
                     *sum = _mm512_fmadd_ps(factor, dots, *sum);
@@ -715,9 +718,9 @@ mod tests {
     }
 
     #[test]
-    fn products_are_those_of_the_widened_weights_within_the_rounding_of_the_left_side() {
+    fn products_are_those_of_the_widened_weights() {
         for format in ALL {
-            for (m, n, k) in [(1, 16, 256), (3, 20, 512), (9, 33, 256), (4, 1, 768)] {
+            for (m, n, k) in [(1, 16, 256), (3, 20, 512), (9, 33, 256), (4, 1, 768), (38, 64, 1536)] {
                 let bytes = blocks(format, n * k / format.block(), m as u32);
                 let mut wide = vec![0.0; n * k];
                 format.dequantize(&bytes, &mut wide);
@@ -730,7 +733,6 @@ mod tests {
                     ..Epilogue::default()
                 };
                 product(&x, m, &packed, &mut out, &epilogue);
-                // The left side rounded as the kernel does: then all is exact but the sums.
                 let group = format.group();
                 for i in 0..m {
                     for j in 0..n {
@@ -738,11 +740,8 @@ mod tests {
                         let mut size = 0.0;
                         for b in 0..k / group {
                             let x = &x[i * k + b * group..][..group];
-                            let most = x.iter().fold(0.0_f32, |a, x| a.max(x.abs()));
                             for (p, x) in x.iter().enumerate() {
-                                let rounded =
-                                    f64::from((x * (127.0 / most)).round_ties_even()) * f64::from(most) / 127.0;
-                                let term = rounded * f64::from(wide[j * k + b * group + p]);
+                                let term = f64::from(*x) * f64::from(wide[j * k + b * group + p]);
                                 sum += term;
                                 size += term.abs();
                             }
@@ -766,7 +765,7 @@ mod tests {
             let packed = Quantized::from_rows(format, &blocks(format, n * k / format.block(), 3), n, k).unwrap();
             let count = k / packed.group;
             let mut left = Left {
-                codes: vec![0; m * k],
+                codes: vec![0; 2 * m * k],
                 scales: vec![0.0; m * count],
                 sums: vec![0.0; m * count],
             };
@@ -775,7 +774,7 @@ mod tests {
                 round(
                     &x,
                     packed.group,
-                    &mut left.codes[i * k..][..k],
+                    &mut left.codes[2 * i * k..][..2 * k],
                     &mut left.scales[i * count..][..count],
                     &mut left.sums[i * count..][..count],
                 );
