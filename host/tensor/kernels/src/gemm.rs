@@ -4,6 +4,7 @@
 //! The method is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), without packing the left
 //! side: it is read as it lies, a few rows at a time.
 
+use crate::lines::Lines;
 use crate::math;
 use crate::parallel;
 use crate::simd::{Level, level, multiversion};
@@ -21,11 +22,11 @@ const BLOCK: usize = 96 << 10;
 const RATE: u64 = 32;
 
 /// A right side `[k, n]` in panels of [`NR`] columns: panel by panel, row by row, the last padded with zeros.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Packed {
     k: usize,
     n: usize,
-    panels: Vec<f32>,
+    panels: Lines,
 }
 
 impl Packed {
@@ -35,11 +36,16 @@ impl Packed {
     /// If `weight` has not `n * k` elements.
     pub fn from_rows(weight: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weight.len(), n * k, "a weight of {n} x {k}");
-        let mut panels = vec![0.0; Self::len(n, k)];
+        let mut panels = Lines::zeroed(Self::len(n, k) * 4);
         let size = NR * k;
         if size > 0 {
             let rows = weight.chunks(NR * k.max(1));
-            let pairs: Vec<_> = panels.chunks_mut(size).zip(rows).map(std::sync::Mutex::new).collect();
+            let pairs: Vec<_> = panels
+                .floats_mut()
+                .chunks_mut(size)
+                .zip(rows)
+                .map(std::sync::Mutex::new)
+                .collect();
             parallel(pairs.len(), (n * k) as u64, |p| {
                 if let Ok(mut pair) = pairs[p].lock() {
                     let (panel, rows) = &mut *pair;
@@ -84,7 +90,7 @@ impl Packed {
             self.k
         );
         let from = at / NR * NR * self.k + at % NR;
-        let values = self.panels.get(from..).unwrap_or_default().iter().step_by(NR);
+        let values = self.panels.floats().get(from..).unwrap_or_default().iter().step_by(NR);
         row.iter_mut().zip(values).for_each(|(to, value)| *to = *value);
     }
 }
@@ -218,7 +224,7 @@ pub fn product(x: &[f32], m: usize, w: &Packed, out: &mut [f32], epilogue: &Epil
         for panel in first..last {
             let column = panel * NR;
             let width = NR.min(n - column);
-            let right = &w.panels[panel * NR * k..][..NR * k];
+            let right = &w.panels.floats()[panel * NR * k..][..NR * k];
             for (row, height) in tiles(bottom - top) {
                 let row = top + row;
                 let left = &x[row * k..][..height * k];

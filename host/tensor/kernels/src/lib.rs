@@ -16,6 +16,7 @@ pub mod fft;
 pub mod gemm;
 pub mod groups;
 pub mod kv;
+mod lines;
 pub mod map;
 pub mod math;
 pub mod norm;

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use half::f16;
 
 use crate::gemm::{Epilogue, Shared};
+use crate::lines::Lines;
 use crate::parallel;
 use crate::parts::Parts;
 use crate::simd::multiversion;
@@ -16,8 +17,8 @@ use crate::simd::multiversion;
 /// Rows of the weight (columns of the product) of a panel.
 const ROWS: usize = 16;
 
-/// Multiply-adds of one core in a nanosecond, about.
-const RATE: u64 = 64;
+/// Multiply-adds of one core in a nanosecond, about: with one row, reading the weight is what takes the time.
+const RATE: u64 = 24;
 
 /// A format of a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -252,23 +253,24 @@ impl Format {
     }
 }
 
-/// A right side `[k, n]` in few bits, in panels of 16 columns: panel by panel, block by block, four places of each column together.
-#[derive(Clone, Debug)]
+/// A right side `[k, n]` in few bits, in panels of 16 columns: panel by panel, block by block, the codes, four places of each column
+/// together, and then scales and offsets of the columns, as f16 or f32.
+#[derive(Debug)]
 pub struct Quantized {
     k: usize,
     n: usize,
     /// Weights that share a scale.
     group: usize,
     nibbles: bool,
-    codes: Vec<u8>,
-    /// Scales and then offsets of the 16 columns, for each block; as f16 or as f32.
-    scales: Scales,
+    /// Whether scales are f16.
+    half: bool,
+    data: Lines,
 }
 
-#[derive(Clone, Debug)]
-enum Scales {
-    Half(Vec<u16>),
-    Full(Vec<f32>),
+/// Bytes of a block: its codes, and all of it.
+const fn block_bytes(group: usize, nibbles: bool, half: bool) -> (usize, usize) {
+    let codes = ROWS * group / if nibbles { 2 } else { 1 };
+    (codes, codes + 2 * ROWS * if half { 2 } else { 4 })
 }
 
 impl Quantized {
@@ -279,18 +281,16 @@ impl Quantized {
     pub fn from_rows(format: Format, bytes: &[u8], n: usize, k: usize) -> Option<Self> {
         let row_bytes = format.row_bytes(k)?;
         assert_eq!(bytes.len(), n * row_bytes, "{n} rows of {k} in {}", format.name());
-        let (group, nibbles) = (format.group(), format.nibbles());
+        let (group, nibbles, half) = (format.group(), format.nibbles(), format.half_scales());
         let panels = n.div_ceil(ROWS);
         let blocks = k / group;
-        let block_bytes = ROWS * group / if nibbles { 2 } else { 1 };
-        let mut codes = vec![0_u8; panels * blocks * block_bytes];
-        let mut scales = vec![0.0_f32; panels * blocks * 2 * ROWS];
+        let (code_bytes, size) = block_bytes(group, nibbles, half);
+        let mut data = Lines::zeroed(panels * blocks * size);
         if k > 0 && n > 0 {
-            let code_parts = Parts::new(&mut codes, blocks * block_bytes);
-            let scale_parts = Parts::new(&mut scales, blocks * 2 * ROWS);
+            let parts = Parts::new(&mut data.bytes_mut()[..panels * blocks * size], blocks * size);
             parallel(panels, (n * k) as u64, |panel| {
-                // SAFETY: each task takes its own parts.
-                let (codes, scales) = unsafe { (code_parts.take(panel), scale_parts.take(panel)) };
+                // SAFETY: each task takes its own part.
+                let part = unsafe { parts.take(panel) };
                 let mut row_codes = vec![0_u8; k];
                 let mut row_scales = vec![(0.0, 0.0); blocks];
                 for row in 0..ROWS.min(n - panel * ROWS) {
@@ -303,15 +303,21 @@ impl Quantized {
                             &mut row_scales[i * per_block..][..per_block],
                         );
                     }
-                    for (b, (scale, offset)) in row_scales.iter().enumerate() {
-                        scales[b * 2 * ROWS + row] = *scale;
-                        scales[b * 2 * ROWS + ROWS + row] = *offset;
+                    for (block, (scale, offset)) in part.chunks_exact_mut(size).zip(&row_scales) {
+                        for (i, value) in [(row, *scale), (ROWS + row, *offset)] {
+                            let to = &mut block[code_bytes..];
+                            if half {
+                                to[2 * i..2 * i + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+                            } else {
+                                to[4 * i..4 * i + 4].copy_from_slice(&value.to_le_bytes());
+                            }
+                        }
                     }
                     for (i, code) in row_codes.iter().enumerate() {
                         let (b, place) = (i / group, i % group);
                         let fours = group / 4;
                         let (four, in_four) = (place / 4, place % 4);
-                        let block = &mut codes[b * block_bytes..][..block_bytes];
+                        let block = &mut part[b * size..][..code_bytes];
                         if nibbles {
                             // The later half of the fours lies in the upper four bits.
                             let at = four % (fours / 2) * 4 * ROWS + row * 4 + in_four;
@@ -323,18 +329,13 @@ impl Quantized {
                 }
             });
         }
-        let scales = if format.half_scales() {
-            Scales::Half(scales.iter().map(|x| f16::from_f32(*x).to_bits()).collect())
-        } else {
-            Scales::Full(scales)
-        };
         Some(Self {
             k,
             n,
             group,
             nibbles,
-            codes,
-            scales,
+            half,
+            data,
         })
     }
 
@@ -485,18 +486,8 @@ const HEIGHT: usize = 4;
 /// One panel by some rows: `[height, 16]`.
 fn dot(w: &Quantized, panel: usize, left: &Left, row: usize, height: usize, out: &mut [f32; HEIGHT * ROWS]) {
     let blocks = w.k / w.group;
-    let block_bytes = ROWS * w.group / if w.nibbles { 2 } else { 1 };
-    let right = Right {
-        codes: &w.codes[panel * blocks * block_bytes..][..blocks * block_bytes],
-        scales: match &w.scales {
-            Scales::Half(all) => Some(&all[panel * blocks * 2 * ROWS..][..blocks * 2 * ROWS]),
-            Scales::Full(_) => None,
-        },
-        wide: match &w.scales {
-            Scales::Full(all) => Some(&all[panel * blocks * 2 * ROWS..][..blocks * 2 * ROWS]),
-            Scales::Half(_) => None,
-        },
-    };
+    let (_, size) = block_bytes(w.group, w.nibbles, w.half);
+    let right = &w.data.bytes()[panel * blocks * size..][..blocks * size];
     let rows = Rows {
         codes: &left.codes[2 * row * w.k..][..2 * height * w.k],
         scales: &left.scales[row * blocks..][..height * blocks],
@@ -506,10 +497,10 @@ fn dot(w: &Quantized, panel: usize, left: &Left, row: usize, height: usize, out:
     if is_x86_feature_detected!("avx512vnni") && crate::simd::level() == crate::simd::Level::V4 {
         macro_rules! cases {
             ($($height:literal $group:literal $nibbles:literal $half:literal)*) => {
-                match (height, w.group, w.nibbles, right.scales.is_some()) {
+                match (height, w.group, w.nibbles, w.half) {
                     // SAFETY: this processor has the features; the slices are as long as the sizes say.
                     $(($height, $group, $nibbles, $half) => return unsafe {
-                        x86::vnni::<$height, $group, $nibbles, $half>(blocks, &right, &rows, out)
+                        x86::vnni::<$height, $group, $nibbles, $half>(blocks, right, &rows, out)
                     },)*
                     _ => {}
                 }
@@ -518,15 +509,7 @@ fn dot(w: &Quantized, panel: usize, left: &Left, row: usize, height: usize, out:
         cases!(1 32 true true 1 32 true false 1 32 false true 1 32 false false 1 16 true false 1 16 false false
             4 32 true true 4 32 true false 4 32 false true 4 32 false false 4 16 true false 4 16 false false);
     }
-    portable(w.group, w.nibbles, blocks, &right, &rows, height, out);
-}
-
-/// A panel of the right side.
-#[derive(Clone, Copy)]
-struct Right<'a> {
-    codes: &'a [u8],
-    scales: Option<&'a [u16]>,
-    wide: Option<&'a [f32]>,
+    portable((w.group, w.nibbles, w.half), right, &rows, height, out);
 }
 
 /// Rows of the left side.
@@ -540,35 +523,34 @@ struct Rows<'a> {
 multiversion! {
     /// The panel where there is nothing better.
     fn portable(
-        group: usize,
-        nibbles: bool,
-        blocks: usize,
-        right: &Right<'_>,
+        form: (usize, bool, bool),
+        right: &[u8],
         rows: &Rows<'_>,
         height: usize,
         out: &mut [f32; HEIGHT * ROWS],
     ) {
+        let (group, nibbles, half) = form;
         let fours = group / 4;
-        let block_bytes = ROWS * group / if nibbles { 2 } else { 1 };
-        for b in 0..blocks {
+        let (code_bytes, size) = block_bytes(group, nibbles, half);
+        let blocks = right.len() / size;
+        for (b, block) in right.chunks_exact(size).enumerate() {
+            let (block, packed) = block.split_at(code_bytes);
             let mut scales = [0.0_f32; 2 * ROWS];
-            match (right.scales, right.wide) {
-                (Some(half), _) => {
-                    let half = &half[b * 2 * ROWS..][..2 * ROWS];
-                    scales.iter_mut().zip(half).for_each(|(x, bits)| *x = f16::from_bits(*bits).to_f32());
-                }
-                (None, Some(wide)) => scales.copy_from_slice(&wide[b * 2 * ROWS..][..2 * ROWS]),
-                (None, None) => {}
+            if half {
+                let each = scales.iter_mut().zip(packed.as_chunks::<2>().0);
+                each.for_each(|(x, bits)| *x = f16::from_le_bytes(*bits).to_f32());
+            } else {
+                let each = scales.iter_mut().zip(packed.as_chunks::<4>().0);
+                each.for_each(|(x, bits)| *x = f32::from_le_bytes(*bits));
             }
-            let block = &right.codes[b * block_bytes..][..block_bytes];
             let mut codes = [0_u8; 32 * ROWS];
             if nibbles {
-                let (low, high) = codes[..group * ROWS].split_at_mut(block_bytes);
+                let (low, high) = codes[..group * ROWS].split_at_mut(code_bytes);
                 for ((low, high), byte) in low.iter_mut().zip(high).zip(block) {
                     (*low, *high) = (byte & 15, byte >> 4);
                 }
             } else {
-                codes[..block_bytes].copy_from_slice(block);
+                codes[..code_bytes].copy_from_slice(block);
             }
             for i in 0..height {
                 let x = &rows.codes[(i * blocks + b) * 2 * group..][..2 * group];
@@ -597,33 +579,40 @@ mod x86 {
 
     use std::arch::x86_64::*;
 
-    use super::{HEIGHT, ROWS, Right, Rows};
+    use super::{HEIGHT, ROWS, Rows, block_bytes};
+
+    /// How far ahead the right side is fetched.
+    const AHEAD: usize = 2560;
 
     /// # Safety
     /// The processor must have the features; the slices must be `blocks` blocks long, those of `rows` for `H` rows.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
     pub(super) unsafe fn vnni<const H: usize, const GROUP: usize, const NIBBLES: bool, const HALF: bool>(
         blocks: usize,
-        right: &Right<'_>,
+        right: &[u8],
         rows: &Rows<'_>,
         out: &mut [f32; HEIGHT * ROWS],
     ) {
         let fours = GROUP / 4;
+        let (code_bytes, size) = const { block_bytes(GROUP, NIBBLES, HALF) };
         let mask = _mm512_set1_epi8(15);
         let mut sums = [_mm512_setzero_ps(); H];
-        let mut codes = right.codes.as_ptr();
-        // SAFETY: as the caller promises.
+        let mut codes = right.as_ptr();
+        // SAFETY: as the caller promises; prefetching reads nothing.
         unsafe {
             for b in 0..blocks {
+                for line in 0..size / 64 {
+                    _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD + 64 * line).cast());
+                }
+                let packed = codes.add(code_bytes);
                 let (scale, offset) = if HALF {
-                    let at = right.scales.map_or(std::ptr::null(), <[u16]>::as_ptr).add(b * 2 * ROWS);
                     (
-                        _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
-                        _mm512_cvtph_ps(_mm256_loadu_si256(at.add(ROWS).cast())),
+                        _mm512_cvtph_ps(_mm256_loadu_si256(packed.cast())),
+                        _mm512_cvtph_ps(_mm256_loadu_si256(packed.add(2 * ROWS).cast())),
                     )
                 } else {
-                    let at = right.wide.map_or(std::ptr::null(), <[f32]>::as_ptr).add(b * 2 * ROWS);
-                    (_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(ROWS)))
+                    let packed = packed.cast::<f32>();
+                    (_mm512_loadu_ps(packed), _mm512_loadu_ps(packed.add(ROWS)))
                 };
                 let mut right = [_mm512_setzero_si512(); 8];
                 if NIBBLES {
@@ -637,9 +626,7 @@ mod x86 {
                         *right = _mm512_loadu_si512(codes.add(four * 64).cast());
                     }
                 }
-                let size = ROWS * GROUP / if NIBBLES { 2 } else { 1 };
                 codes = codes.add(size);
-                _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(1024).cast());
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let x = rows.codes.as_ptr().add((i * blocks + b) * 2 * GROUP).cast::<i32>();
                     // Four chains, so that one waits less for the other.
@@ -781,21 +768,14 @@ mod tests {
             }
             let (mut a, mut b) = ([0.0; HEIGHT * ROWS], [0.0; HEIGHT * ROWS]);
             dot(&packed, 0, &left, 0, m, &mut a);
-            let (half, wide) = match &packed.scales {
-                Scales::Half(all) => (Some(&all[..]), None),
-                Scales::Full(all) => (None, Some(&all[..])),
-            };
-            let right = Right {
-                codes: &packed.codes,
-                scales: half,
-                wide,
-            };
             let rows = Rows {
                 codes: &left.codes,
                 scales: &left.scales,
                 sums: &left.sums,
             };
-            portable(packed.group, packed.nibbles, count, &right, &rows, m, &mut b);
+            let (_, size) = block_bytes(packed.group, packed.nibbles, packed.half);
+            let form = (packed.group, packed.nibbles, packed.half);
+            portable(form, &packed.data.bytes()[..count * size], &rows, m, &mut b);
             for (a, b) in a.iter().zip(b) {
                 assert!((a - b).abs() <= 1e-4 * (1.0 + b.abs()), "{format:?}: {a} {b}");
             }
