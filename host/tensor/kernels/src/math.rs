@@ -93,7 +93,7 @@ pub fn gelu_erf(x: f32) -> f32 {
 /// GELU in its tanh approximation: `x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))`.
 #[inline(always)]
 pub fn gelu(x: f32) -> f32 {
-    const SCALE: f32 = 1.595_769_1;
+    const SCALE: f32 = 1.595_769;
     x * sigmoid(SCALE * x * (0.044_715 * x).mul_add(x, 1.0))
 }
 
@@ -113,7 +113,7 @@ pub fn ln(x: f32) -> f32 {
     p = p.mul_add(m, -1.666_805_7e-1);
     p = p.mul_add(m, 2.000_071_5e-1);
     p = p.mul_add(m, -2.499_999_4e-1);
-    p = p.mul_add(m, 3.333_333_1e-1);
+    p = p.mul_add(m, 3.333_333e-1);
     let rest = (p * m).mul_add(s, exponent * -2.121_944_4e-4) - 0.5 * s;
     exponent.mul_add(0.693_359_4, m + rest)
 }
@@ -129,7 +129,7 @@ pub fn sin_cos_of_turns(turns: f32) -> (f32, f32) {
     sin = sin.mul_add(s, 8.333_333e-3);
     sin = sin.mul_add(s, -1.666_666_7e-1);
     let sin = (sin * s).mul_add(x, x);
-    let mut cos = 2.480_158_7e-5_f32;
+    let mut cos = 2.480_158_8e-5_f32;
     cos = cos.mul_add(s, -1.388_888_9e-3);
     cos = cos.mul_add(s, 4.166_666_7e-2);
     cos = cos.mul_add(s, -0.5);

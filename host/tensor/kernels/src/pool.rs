@@ -77,14 +77,15 @@ pub fn pool2d(sizes: &Pool2d, reduce: Reduce, x: &[f32], out: &mut [f32]) {
         // SAFETY: each task takes its own plane.
         let out = unsafe { planes.take(plane) };
         let image = &x[plane * h * w..][..h * w];
+        let mut columns = [0.0_f32; SPAN];
         for (i, out) in out.chunks_exact_mut(ow).enumerate() {
-            row(sizes, reduce, image, i, out);
+            row(sizes, reduce, image, i, &mut columns, out);
         }
     });
 }
 
-/// A row of the output.
-fn row(sizes: &Pool2d, reduce: Reduce, image: &[f32], i: usize, out: &mut [f32]) {
+/// A row of the output; `columns` is memory to work with.
+fn row(sizes: &Pool2d, reduce: Reduce, image: &[f32], i: usize, columns: &mut [f32; SPAN], out: &mut [f32]) {
     let w = sizes.input[3];
     let (kernel, stride) = (sizes.kernel[1], sizes.stride[1]);
     let (top, bottom) = sizes.inside(0, i);
@@ -101,7 +102,6 @@ fn row(sizes: &Pool2d, reduce: Reduce, image: &[f32], i: usize, out: &mut [f32])
             *out = windows.fold(neutral(reduce), |a, b| combined(a, b, reduce));
         }
     } else {
-        let mut columns = [0.0_f32; SPAN];
         for (block, out) in out.chunks_mut(together).enumerate() {
             let start = block * together * stride;
             let len = (out.len() - 1) * stride + kernel;

@@ -418,9 +418,9 @@ fn philox(mut counter: [u64; 4], mut key: [u64; 2]) -> [u64; 4] {
     for _ in 0..10 {
         let (first, second) = (counter[0] * 0xD251_1F53, counter[2] * 0xCD9E_8D57);
         counter = [
-            second / WORD ^ counter[1] ^ key[0],
+            (second / WORD) ^ counter[1] ^ key[0],
             second % WORD,
-            first / WORD ^ counter[3] ^ key[1],
+            (first / WORD) ^ counter[3] ^ key[1],
             first % WORD,
         ];
         key = [(key[0] + 0x9E37_79B9) % WORD, (key[1] + 0xBB67_AE85) % WORD];

@@ -53,16 +53,14 @@ pub(super) fn temporaries(spec: &OpSpec, inputs: &[Operand<'_>], output: &Type<u
     };
     let result = if half { output.elements().saturating_mul(4) } else { 0 };
     let converted = inputs.iter().map(dense).fold(result, u64::saturating_add);
-    let sizes = output.shape.iter().map(|dim| u64::from(*dim));
+    let size = |axis: usize| output.shape.get(axis).map_or(0, |dim| u64::from(*dim));
     let kept = match spec.op {
         // The kernels transposed.
         Op::ConvTranspose2d => inputs.get(1).map_or(0, |weight| weight.ty.elements().saturating_mul(4)),
         // Where each column of the output lies.
-        Op::ResizeNearest2d | Op::ResizeBilinear2d => sizes.last().unwrap_or(0).saturating_mul(16),
+        Op::ResizeNearest2d | Op::ResizeBilinear2d => size(3).saturating_mul(16),
         // The mean of each channel of each item, and the sum of squares around it.
-        Op::GroupNorm => sizes.take(2).fold(16, u64::saturating_mul),
-        // A factor for each channel.
-        Op::BatchNorm => sizes.take(2).last().unwrap_or(0).saturating_mul(4),
+        Op::GroupNorm => size(0).saturating_mul(size(1)).saturating_mul(16),
         _ => 0,
     };
     converted.saturating_add(kept)
