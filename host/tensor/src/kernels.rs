@@ -8,6 +8,9 @@ mod join;
 mod matrix;
 mod norm;
 pub(crate) mod rows;
+mod selection;
+mod sequence;
+mod slices;
 mod vision;
 
 pub(crate) use dense::elements;
@@ -257,6 +260,42 @@ impl Kernel<'_> {
             Op::Full | Op::Arange | Op::Randn | Op::RandUniform => {
                 return Err(Error::internal("an op that takes no input was given one").into());
             }
+            Op::Sample
+            | Op::Argsort
+            | Op::Topk
+            | Op::Gather
+            | Op::Scatter
+            | Op::ScatterAdd
+            | Op::IndexAdd
+            | Op::PadReflect
+            | Op::PadReplicate
+            | Op::ResizeNearest1d
+            | Op::Tril
+            | Op::Triu
+            | Op::Flip
+            | Op::Roll
+            | Op::Repeat
+            | Op::RepeatInterleave
+            | Op::OneHot => self.selection(op, x)?,
+            Op::Cumsum
+            | Op::Cumprod
+            | Op::Conv1d
+            | Op::ConvTranspose1d
+            | Op::Lstm
+            | Op::Gru
+            | Op::ResizeLinear1d
+            | Op::Stft
+            | Op::Istft
+            | Op::Logsumexp
+            | Op::Var
+            | Op::L2Normalize
+            | Op::Rem
+            | Op::Pow
+            | Op::Atan2
+            | Op::Log1p
+            | Op::Expm1
+            | Op::Snake
+            | Op::Glu => self.sequence(op, x)?,
         })
     }
 

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
+#[path = "every_op/sequence.rs"]
+mod sequence;
 #[path = "every_op/vision.rs"]
 mod vision;
 
@@ -698,6 +700,42 @@ fn example(random: &mut Random, op: Op) -> Example {
         }
         // Only in programs: tests/caches.rs.
         Op::CachedAttention => simple(vec![], vec![], float, Plain::from_fn(&[0], |_| 0.0)),
+        Op::Sample
+        | Op::Argsort
+        | Op::Topk
+        | Op::Gather
+        | Op::Scatter
+        | Op::ScatterAdd
+        | Op::IndexAdd
+        | Op::Conv1d
+        | Op::ConvTranspose1d
+        | Op::Cumsum
+        | Op::Cumprod
+        | Op::PadReflect
+        | Op::PadReplicate
+        | Op::Lstm
+        | Op::Gru
+        | Op::ResizeLinear1d
+        | Op::ResizeNearest1d
+        | Op::Stft
+        | Op::Istft
+        | Op::Tril
+        | Op::Triu
+        | Op::Flip
+        | Op::Roll
+        | Op::Repeat
+        | Op::RepeatInterleave
+        | Op::OneHot
+        | Op::Logsumexp
+        | Op::Var
+        | Op::L2Normalize
+        | Op::Rem
+        | Op::Pow
+        | Op::Atan2
+        | Op::Log1p
+        | Op::Expm1
+        | Op::Snake
+        | Op::Glu => sequence::example(random, op),
     }
 }
 

@@ -237,27 +237,13 @@ pub(crate) fn description() -> Description {
     let mask = r.node("unsqueeze/1", &[mask], &[Attr::Int(1)]);
     let mask = r.node("unsqueeze/1", &[mask], &[Attr::Int(1)]);
     let head = WIDTH / HEADS;
-    let swap = [Attr::Int(1), Attr::Int(2)];
     for i in 0..LAYERS {
         let split = Attr::Dims(vec![batch.clone(), tokens.clone(), Dim::from(HEADS), Dim::from(head)]);
-        let heads = |r: &mut Recorder, x: u32| {
-            let x = r.node("reshape/1", &[x], std::slice::from_ref(&split));
-            r.node("transpose/1", &[x], &swap)
-        };
-        let query = r.linear(x, &format!("{i}.query"));
-        let scale = 1.0 / (head as f64).sqrt();
-        let query = r.node("affine/1", &[query], &[Attr::Float(scale), Attr::Float(0.0)]);
-        let query = heads(&mut r, query);
-        let key = r.linear(x, &format!("{i}.key"));
-        let key = heads(&mut r, key);
-        let value = r.linear(x, &format!("{i}.value"));
-        let value = heads(&mut r, value);
-        let key = r.node("transpose/1", &[key], &[Attr::Int(-2), Attr::Int(-1)]);
-        let scores = r.node("matmul/1", &[query, key], &[]);
-        let scores = r.node("add/1", &[scores, mask], &[]);
-        let scores = r.node("softmax/1", &[scores], &[]);
-        let mixed = r.node("matmul/1", &[scores, value], &[]);
-        let mixed = r.node("transpose/1", &[mixed], &swap);
+        let [query, key, value] = ["query", "key", "value"].map(|name| {
+            let x = r.linear(x, &format!("{i}.{name}"));
+            r.node("reshape/1", &[x], std::slice::from_ref(&split))
+        });
+        let mixed = r.node("attention/1", &[query, key, value, mask], &[]);
         let joined = Attr::Dims(vec![batch.clone(), tokens.clone(), Dim::from(WIDTH)]);
         let mixed = r.node("reshape/1", &[mixed], &[joined]);
         let mixed = r.linear(mixed, &format!("{i}.output"));

@@ -1,6 +1,7 @@
 //! What an op costs on a CPU: work, and the bytes that it takes before it gives any back. Budgets, plans and quotes read it, so it
 //! speaks of what the implementations in maquette-tensor do; a test there holds it against a counting allocator.
 
+mod sequence;
 mod vision;
 
 use crate::attrs::{attr_axis, normalise};
@@ -99,6 +100,14 @@ impl OpSpec {
                 shares,
                 output_bytes,
                 temporary_bytes: 0,
+            };
+        }
+        if let Some((flops, temporary_bytes)) = self.sequence_cost(inputs, attrs, output) {
+            return Cost {
+                flops,
+                shares,
+                output_bytes,
+                temporary_bytes,
             };
         }
         Cost {

@@ -37,6 +37,8 @@ pub trait Extent: Clone + PartialEq + fmt::Debug + fmt::Display {
     fn times(&self, other: &Self) -> Result<Self, Error>;
     /// The quotient, if exact.
     fn over(&self, other: &Self) -> Option<Self>;
+    /// The quotient by a number, rounded down; none if that is no polynomial.
+    fn floor_over(&self, by: u64) -> Option<Self>;
 }
 
 impl Extent for u32 {
@@ -66,6 +68,9 @@ impl Extent for u32 {
     }
     fn over(&self, other: &Self) -> Option<Self> {
         (self.checked_rem(*other)? == 0).then(|| self / other)
+    }
+    fn floor_over(&self, by: u64) -> Option<Self> {
+        Some(u64::from(*self).checked_div(by)? as Self)
     }
 }
 
@@ -101,5 +106,33 @@ impl Extent for Dim {
     }
     fn over(&self, other: &Self) -> Option<Self> {
         self.try_div(other)
+    }
+    fn floor_over(&self, by: u64) -> Option<Self> {
+        // Where the other terms divide, what the constant leaves is what the whole leaves.
+        let modulus = i64::try_from(by).ok().filter(|by| *by > 0)?;
+        let constant = self.terms().iter().find(|(_, symbols)| symbols.is_empty());
+        let left = constant.map_or(0, |(value, _)| value.rem_euclid(modulus));
+        let whole = self.checked_sub(&Self::constant(left as u64)).ok()?;
+        whole.try_div(&Self::constant(by))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_quotient_is_rounded_down_where_it_is_a_polynomial() {
+        let n = Dim::symbol(0);
+        let two_n = n.checked_mul(&Dim::constant(2)).unwrap();
+        let odd = two_n.checked_sub(&Dim::constant(1)).unwrap();
+        let found = odd.floor_over(2).unwrap();
+        assert_eq!(found, n.checked_sub(&Dim::constant(1)).unwrap());
+        assert_eq!(found.eval(&[7]).unwrap(), 6);
+        assert_eq!(n.floor_over(2), None);
+        assert_eq!(n.floor_over(1), Some(n.clone()));
+        assert_eq!(n.floor_over(0), None);
+        assert_eq!((7_u32.floor_over(2), 7_u32.floor_over(0)), (Some(3), None));
     }
 }

@@ -1,6 +1,7 @@
 //! What each op returns for what it is given: element types and shapes. Written once, for numbers and for polynomials.
 
 mod attention;
+mod sequence;
 mod shapes;
 mod vision;
 
@@ -328,6 +329,42 @@ impl<E: Extent> Rule<'_, E> {
             | Op::PixelUnshuffle
             | Op::Randn
             | Op::RandUniform => self.vision(),
+            Op::Sample
+            | Op::Argsort
+            | Op::Topk
+            | Op::Gather
+            | Op::Scatter
+            | Op::ScatterAdd
+            | Op::IndexAdd
+            | Op::Conv1d
+            | Op::ConvTranspose1d
+            | Op::Cumsum
+            | Op::Cumprod
+            | Op::PadReflect
+            | Op::PadReplicate
+            | Op::Lstm
+            | Op::Gru
+            | Op::ResizeLinear1d
+            | Op::ResizeNearest1d
+            | Op::Stft
+            | Op::Istft
+            | Op::Tril
+            | Op::Triu
+            | Op::Flip
+            | Op::Roll
+            | Op::Repeat
+            | Op::RepeatInterleave
+            | Op::OneHot
+            | Op::Logsumexp
+            | Op::Var
+            | Op::L2Normalize
+            | Op::Rem
+            | Op::Pow
+            | Op::Atan2
+            | Op::Log1p
+            | Op::Expm1
+            | Op::Snake
+            | Op::Glu => self.sequence(),
         }
     }
 

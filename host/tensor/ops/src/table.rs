@@ -283,6 +283,84 @@ table! {
         "Normally distributed f32s, mean 0 and variance 1, the same for the same seed and offset everywhere: Philox4x32-10 (Salmon et al., 2011) with the seed as key and the counter `(block, offset)`, 64 bits each, low words first, makes the words of elements `4 block` to `4 block + 3`; words v, w, shifted right by 8, make `r cos t` and `r sin t` for `r = sqrt(-2 ln((v + 1) / 2^24))`, `t = 2 pi w / 2^24` (Box and Muller, 1958).";
     RandUniform "rand_uniform" &[], RANDOM,
         "Uniformly distributed f32s from 0 up to, not including, 1, the same for the same seed and offset everywhere: the words of `randn/1`, shifted right by 8, divided by 2^24.";
+    Sample "sample" &[x("logits", Accepts::Float), optional("previous", Accepts::Index)],
+        &[attr("temperature", K::Float(Some(1.0))), attr("top_k", K::Int(Some(0))), attr("top_p", K::Float(Some(1.0))),
+            attr("min_p", K::Float(Some(0.0))), attr("repetition_penalty", K::Float(Some(1.0))), attr("seed", K::Int(Some(0))),
+            attr("step", K::Int(Some(0)))],
+        "An id drawn from logits `[v]` or `[b, v]`, as u32 `[]` or `[b]`. In this order: each id that occurs in `previous` (`[n]` or `[b, n]`) has its logit divided by the repetition penalty if it is positive, else multiplied by it (Keskar et al., 2019); division by the temperature, where 0 means the largest logit, the first of equals; the `top_k` largest (0: all); softmax; the fewest largest that add up to `top_p` (Holtzman et al., 2020); those of at least `min_p` times the largest (Nguyen et al., 2024). The draw depends on seed, step and row alone (Philox4x32-10; Salmon et al., 2011).";
+    Argsort "argsort" ONE_ANY, &[attr("dim", K::Axis(Some(-1))), attr("descending", K::Flag(false))],
+        "The indices that sort a dimension, as u32; equals keep their order, not-a-number comes last either way.";
+    Topk "topk" ONE_ANY, &[attr("k", K::Size), attr("dim", K::Axis(Some(-1))), attr("largest", K::Flag(true))],
+        "The indices of the `k` largest (or smallest) elements along a dimension, the first of them first, as u32; of equals the lower index, not-a-number last.";
+    Gather "gather" &[x("x", Accepts::Any), x("ids", Accepts::Index)], DIM,
+        "`out[.., i, ..] = x[.., ids[.., i, ..], ..]` along a dimension; the other dimensions of `ids` are at most those of `x`. An id past the dimension is `invalid-input`.";
+    Scatter "scatter" &[x("x", Accepts::Any), x("ids", Accepts::Index), x("src", Accepts::Any)], DIM,
+        "`x` with `x[.., ids[.., i, ..], ..] = src[.., i, ..]` along a dimension; the last in row-major order wins. An id past the dimension is `invalid-input`.";
+    ScatterAdd "scatter_add" &[x("x", Accepts::Any), x("ids", Accepts::Index), x("src", Accepts::Any)], DIM,
+        "`x` with `src[.., i, ..]` added to `x[.., ids[.., i, ..], ..]` along a dimension. Half floats add up in f32. An id past the dimension is `invalid-input`.";
+    IndexAdd "index_add" &[x("x", Accepts::Any), x("ids", Accepts::Index), x("src", Accepts::Any)], DIM,
+        "`x` with place `i` of `src` along a dimension added to place `ids[i]`, for ids `[n]`. Half floats add up in f32. An id past the dimension is `invalid-input`.";
+    Conv1d "conv1d" &[x("x", Accepts::Float), x("weight", Accepts::Float), optional("bias", Accepts::Float)],
+        &[attr("stride", K::Int(Some(1))), attr("left", K::Int(Some(0))), attr("right", K::Int(Some(0))),
+            attr("dilation", K::Int(Some(1))), attr("groups", K::Int(Some(1)))],
+        "The convolution of x `[n, c, l]`, with zeros to its left and right, by weight `[o, c / groups, k]` plus bias `[o]`: `[n, o, (l + left + right - dilation * (k - 1) - 1) / stride + 1]`, without flipping the weight.";
+    ConvTranspose1d "conv_transpose1d" &[x("x", Accepts::Float), x("weight", Accepts::Float), optional("bias", Accepts::Float)],
+        &[attr("stride", K::Int(Some(1))), attr("padding", K::Int(Some(0))), attr("output_padding", K::Int(Some(0))),
+            attr("dilation", K::Int(Some(1))), attr("groups", K::Int(Some(1)))],
+        "The transpose of a convolution, for x `[n, c, l]`, weight `[c, o / groups, k]`, bias `[o]`: `[n, o, (l - 1) * stride - 2 * padding + dilation * (k - 1) + output_padding + 1]`. The output padding is less than the stride or the dilation.";
+    Cumsum "cumsum" ONE_ANY, DIM, "The sum of the elements up to each along a dimension. Half floats add up in f32; integers wrap around.";
+    Cumprod "cumprod" ONE_ANY, DIM,
+        "The product of the elements up to each along a dimension. Half floats multiply in f32; integers wrap around.";
+    PadReflect "pad_reflect" ONE_ANY, &[attr("dim", K::Axis(None)), attr("left", K::Size), attr("right", K::Size)],
+        "A dimension made longer at both ends by its mirror image without the edge itself; it is longer than either end.";
+    PadReplicate "pad_replicate" ONE_ANY, &[attr("dim", K::Axis(None)), attr("left", K::Size), attr("right", K::Size)],
+        "A dimension made longer at both ends by its first and last element, of which it has at least one.";
+    Lstm "lstm" &[x("x", Accepts::Float), x("w_ih", Accepts::Float), x("w_hh", Accepts::Float), optional("b_ih", Accepts::Float),
+        optional("b_hh", Accepts::Float), optional("h0", Accepts::Float), optional("c0", Accepts::Float)],
+        &[attr("reverse", K::Flag(false))],
+        "A layer of long short-term memory over x `[b, t, i]`, for w_ih `[4h, i]`, w_hh `[4h, h]`, biases `[4h]`, first states `[b, h]`, all zeros if absent: h and c of each step, `[b, t, 2, h]`. Of the gates `[i, f, g, o] = x w_ih^T + b_ih + h w_hh^T + b_hh`, `c' = sigmoid(f) c + sigmoid(i) tanh(g)` and `h' = sigmoid(o) tanh(c')` (Hochreiter and Schmidhuber, 1997; the gates as PyTorch has them). Backwards if reversed.";
+    Gru "gru" &[x("x", Accepts::Float), x("w_ih", Accepts::Float), x("w_hh", Accepts::Float), optional("b_ih", Accepts::Float),
+        optional("b_hh", Accepts::Float), optional("h0", Accepts::Float)],
+        &[attr("reverse", K::Flag(false))],
+        "A layer of gated recurrent units over x `[b, t, i]`, for w_ih `[3h, i]`, w_hh `[3h, h]`, biases `[3h]`, first state `[b, h]`, zeros if absent: h of each step, `[b, t, h]`. Of `[r, z, n]`, `h' = (1 - z) n + z h`, `r` and `z` through sigmoid, `n = tanh(x_n + b_ih_n + r (h_n + b_hh_n))` (Cho et al., 2014; the gates as PyTorch has them). Backwards if reversed.";
+    ResizeLinear1d "resize_linear1d" ONE_FLOAT, &[attr("size", K::Size), attr("align_corners", K::Flag(false))],
+        "The last dimension of x `[n, c, l]` resized by linear interpolation; ends meet ends if corners are aligned, else halves of an element are kept outside.";
+    ResizeNearest1d "resize_nearest1d" ONE_ANY, &[attr("size", K::Size), attr("align_corners", K::Flag(false))],
+        "The last dimension of x `[n, c, l]` resized by repeating or skipping: element `i` is element `floor(i * l / size)`, or the nearest to `i * (l - 1) / (size - 1)` if corners are aligned.";
+    Stft "stft" &[x("x", Accepts::Float), x("window", Accepts::Float)],
+        &[attr("n_fft", K::Int(None)), attr("hop", K::Int(None)), attr("center", K::Flag(true)), attr("normalized", K::Flag(false))],
+        "The Fourier transforms of windowed frames of x `[n, l]`, f32: `[n, n_fft / 2 + 1, frames, 2]`, real and imaginary part, a frame each `hop` elements. The window, at most `n_fft` long, stands in the middle of the frame; `center` mirrors `n_fft / 2` elements at both ends; `normalized` divides by the square root of `n_fft` (as torch.stft).";
+    Istft "istft" &[x("x", Accepts::Float), x("window", Accepts::Float)],
+        &[attr("n_fft", K::Int(None)), attr("hop", K::Int(None)), attr("length", K::Size), attr("center", K::Flag(true)),
+            attr("normalized", K::Flag(false))],
+        "The signals `[n, length]` whose frames have the transforms x `[n, n_fft / 2 + 1, frames, 2]`, f32: frames times window added up and divided by the sum of the squared windows, which must not vanish; zeros past the last frame (Griffin and Lim, 1984; as torch.istft).";
+    Tril "tril" ONE_ANY, &[attr("diagonal", K::Int(Some(0)))],
+        "The matrices of the last two dimensions with zeros above a diagonal: element `[i, j]` is kept if `j - i <= diagonal`.";
+    Triu "triu" ONE_ANY, &[attr("diagonal", K::Int(Some(0)))],
+        "The matrices of the last two dimensions with zeros below a diagonal: element `[i, j]` is kept if `j - i >= diagonal`.";
+    Flip "flip" ONE_ANY, &[attr("dims", K::Axes)], "The order of elements turned around along dimensions (all, if none are named).";
+    Roll "roll" ONE_ANY, &[attr("dim", K::Axis(None)), attr("shift", K::Int(None))],
+        "A dimension rotated: element `i` moves to `(i + shift) mod len`.";
+    Repeat "repeat" ONE_ANY, &[attr("repeats", K::Shape)],
+        "The whole tensor repeated along each dimension as often as `repeats` says, which may have more dimensions, on the left.";
+    RepeatInterleave "repeat_interleave" ONE_ANY, &[attr("dim", K::Axis(None)), attr("times", K::Size)],
+        "Each element along a dimension repeated, the copies next to each other.";
+    OneHot "one_hot" &[x("ids", Accepts::Index)], &[attr("depth", K::Size), attr("dtype", K::DType(Some(DType::F32)))],
+        "1 at place `ids[..]` of a new last dimension of `depth`, else 0. An id past the depth is `invalid-input`.";
+    Logsumexp "logsumexp" ONE_FLOAT, REDUCE, "`log(sum(exp(x)))` over dimensions (all, if none are named), computed stably.";
+    Var "var" ONE_FLOAT, &[attr("dims", K::Axes), attr("keepdim", K::Flag(false)), attr("unbiased", K::Flag(true))],
+        "The variance over dimensions (all, if none are named), computed in two passes; unbiased, the sum of squares is divided by `n - 1`, else by `n`.";
+    L2Normalize "l2_normalize" ONE_FLOAT, &[attr("dim", K::Axis(Some(-1))), attr("eps", K::Float(Some(1e-12)))],
+        "`x / max(sqrt(sum(x^2)), eps)` along a dimension.";
+    Rem "rem" TWO_ANY, &[],
+        "`a - b * floor(a / b)`, element by element, broadcasting: the remainder has the sign of `b`. An integer divisor of 0 is `invalid-input`.";
+    Pow "pow" TWO_FLOAT, &[], "`a` to the power of `b`, element by element, broadcasting; a negative base needs a whole exponent.";
+    Atan2 "atan2" TWO_FLOAT, &[], "The angle of the point with ordinate `a` and abscissa `b`, in radians, element by element, broadcasting.";
+    Log1p "log1p" ONE_FLOAT, &[], "`log(1 + x)`, exact near 0.";
+    Expm1 "expm1" ONE_FLOAT, &[], "`exp(x) - 1`, exact near 0.";
+    Snake "snake" &[x("x", Accepts::Float), x("alpha", Accepts::Float)], &[],
+        "`x + sin(alpha x)^2 / alpha` for x `[n, c, l]`, alpha `[c]` (Ziyin et al., 2020).";
+    Glu "glu" ONE_FLOAT, LAST_DIM, "`a * sigmoid(b)` for the two halves `a` and `b` of a dimension (Dauphin et al., 2017).";
 }
 
 /// The whole table.

@@ -200,11 +200,11 @@ impl Kernel<'_> {
         [2, 3].map(|axis| shape.get(axis).map_or(0, |dim| *dim as usize))
     }
 
-    fn flag(&self, at: usize) -> Result<bool> {
+    pub(super) fn flag(&self, at: usize) -> Result<bool> {
         attr_flag(self.spec, self.attrs, at).ok_or_else(|| Error::internal("a flag is missing").into())
     }
 
-    fn int(&self, at: usize) -> Result<usize> {
+    pub(super) fn int(&self, at: usize) -> Result<usize> {
         let int = attr_int(self.spec, self.attrs, at).and_then(|int| usize::try_from(int).ok());
         int.ok_or_else(|| Error::internal("an integer is missing").into())
     }
