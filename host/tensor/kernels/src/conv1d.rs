@@ -276,8 +276,8 @@ const ROWS: usize = 96;
 
 /// `out[n, o, i * stride + t * dilation - left] += x[n, c, i] * weight[c, o, t]`, from `bias[o]` on, for x `[batch, inputs, len]`,
 /// weight `[inputs, outputs / groups, kernel]`, out `[batch, outputs, out]`; what falls outside is dropped. Allocates the weight's
-/// size and, for each of at most 32 tasks, 128 bytes for each of up to 1,024 channels and for each of some 96 rows `(o, t)`; nothing
-/// if a group has fewer than 4 input channels.
+/// size and, for each of at most 32 tasks, 128 bytes for each of up to 1,024 channels and for each of some 96 rows `(o, t)`, those of
+/// an output channel at least; nothing if a group has fewer than 4 input channels.
 ///
 /// # Panics
 /// If a slice has not as many elements as that takes.

@@ -1,7 +1,7 @@
 //! Functions of one or two elements, with broadcasting.
 
 use crate::groups::groups;
-use crate::math::sigmoid;
+use crate::math::{sigmoid, sin_cos_of_turns};
 use crate::simd::multiversion;
 
 /// `f` of each element of `x`, into `out`; one takes about `nanoseconds`.
@@ -95,16 +95,25 @@ pub fn snake(x: &[f32], alpha: &[f32], len: usize, out: &mut [f32]) {
         x.len(),
         alpha.len()
     );
-    groups(out, len, x.len() as u64 * 6, |first, part| {
+    groups(out, len, x.len() as u64, |first, part| {
         for (i, to) in part.chunks_exact_mut(len).enumerate() {
             let from = &x[(first + i) * len..][..len];
-            let alpha = alpha[(first + i) % alpha.len()];
-            for (y, x) in to.iter_mut().zip(from) {
-                let sin = (alpha * x).sin();
-                *y = if alpha == 0.0 { *x } else { x + sin * sin / alpha };
-            }
+            snake_row(from, alpha[(first + i) % alpha.len()], to);
         }
     });
+}
+
+multiversion! {
+    fn snake_row(x: &[f32], alpha: f32, out: &mut [f32]) {
+        // Of alpha 0 the limit is x.
+        let scale = if alpha == 0.0 { 0.0 } else { 1.0 / alpha };
+        for (y, x) in out.iter_mut().zip(x) {
+            let turns = alpha * x * (0.5 * std::f32::consts::FRAC_1_PI);
+            // Infinity has no place on the circle: not a number, as for a sine.
+            let (sin, _) = sin_cos_of_turns(turns - turns.floor());
+            *y = (sin * sin).mul_add(scale, *x);
+        }
+    }
 }
 
 /// `a * sigmoid(b)` for the halves of `len` of x `[outer, len, inner]`, into `out` `[outer, len / 2, inner]`.

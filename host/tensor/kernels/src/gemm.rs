@@ -532,7 +532,8 @@ mod tests {
         let (x, w, bias, residual) = (numbers(m * k, 1), numbers(n * k, 2), numbers(n, 3), numbers(m * n, 4));
         let packed = Packed::from_rows(&w, n, k);
         let plain = reference(&x, m, &w, n, k, Some(&bias));
-        let functions: [(Activation, fn(f64) -> f64); 5] = [
+        type Exact = (Activation, fn(f64) -> f64);
+        let functions: [Exact; 5] = [
             (Activation::None, |x| x),
             (Activation::Relu, |x| x.max(0.0)),
             (Activation::Silu, |x| x / (1.0 + (-x).exp())),

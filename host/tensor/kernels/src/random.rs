@@ -41,6 +41,7 @@ pub fn random(distribution: Distribution, seed: u64, offset: u64, out: &mut [f32
 }
 
 multiversion! {
+    #[allow(clippy::needless_range_loop, reason = "a lane of several arrays at once")]
     fn fill(distribution: Distribution, seed: u64, offset: u64, first: u64, out: &mut [f32]) {
         let key = [seed as u32, (seed >> 32) as u32];
         let (low, high) = (offset as u32, (offset >> 32) as u32);

@@ -324,9 +324,9 @@ table! {
         &[attr("reverse", K::Flag(false))],
         "A layer of gated recurrent units over x `[b, t, i]`, for w_ih `[3h, i]`, w_hh `[3h, h]`, biases `[3h]`, first state `[b, h]`, zeros if absent: h of each step, `[b, t, h]`. Of `[r, z, n]`, `h' = (1 - z) n + z h`, `r` and `z` through sigmoid, `n = tanh(x_n + b_ih_n + r (h_n + b_hh_n))` (Cho et al., 2014; the gates as PyTorch has them). Backwards if reversed.";
     ResizeLinear1d "resize_linear1d" ONE_FLOAT, &[attr("size", K::Size), attr("align_corners", K::Flag(false))],
-        "The last dimension of x `[n, c, l]` resized by linear interpolation; ends meet ends if corners are aligned, else halves of an element are kept outside.";
+        "The last dimension of x `[n, c, l]` resized by linear interpolation; element `i` lies at `i * (l - 1) / (size - 1)` if corners are aligned, else at `max(0, (i + 0.5) * l / size - 0.5)`.";
     ResizeNearest1d "resize_nearest1d" ONE_ANY, &[attr("size", K::Size), attr("align_corners", K::Flag(false))],
-        "The last dimension of x `[n, c, l]` resized by repeating or skipping: element `i` is element `floor(i * l / size)`, or the nearest to `i * (l - 1) / (size - 1)` if corners are aligned.";
+        "The last dimension of x `[n, c, l]` resized by repeating or skipping: element `i` is element `floor(i * l / size)`, or the nearest to `i * (l - 1) / (size - 1)`, halves up, if corners are aligned.";
     Stft "stft" &[x("x", Accepts::Float), x("window", Accepts::Float)],
         &[attr("n_fft", K::Int(None)), attr("hop", K::Int(None)), attr("center", K::Flag(true)), attr("normalized", K::Flag(false))],
         "The Fourier transforms of windowed frames of x `[n, l]`, f32: `[n, n_fft / 2 + 1, frames, 2]`, real and imaginary part, a frame each `hop` elements. The window, at most `n_fft` long, stands in the middle of the frame; `center` mirrors `n_fft / 2` elements at both ends; `normalized` divides by the square root of `n_fft` (as torch.stft).";

@@ -74,7 +74,7 @@ impl Kernel<'_> {
                     ids: self.input(1)?.dims(),
                     dim,
                 });
-                Put { ids: &ids, kind }.into_copy(&Dense::of(x)?, &src, &shape)
+                Put { ids: &ids, kind }.copy_of(&Dense::of(x)?, &src, &shape)
             }
             Op::ScatterAdd | Op::IndexAdd => self.add(op, x),
             Op::PadReflect
@@ -166,9 +166,9 @@ impl Kernel<'_> {
         let put = Put { ids: &ids, kind };
         let shape = dims(&self.out.shape);
         if !self.out.dtype.is_float() {
-            return put.into_copy(&Dense::of(x)?, &Dense::of(src)?, &shape);
+            return put.copy_of(&Dense::of(x)?, &Dense::of(src)?, &shape);
         }
-        let sums = put.into_copy(&Dense::wide(x)?, &Dense::wide(src)?, &shape)?;
+        let sums = put.copy_of(&Dense::wide(x)?, &Dense::wide(src)?, &shape)?;
         Ok(if self.out.dtype == DType::F32 {
             sums
         } else {
@@ -328,7 +328,7 @@ sums! {
 
 impl Put<'_> {
     /// A copy of x with the source put into it.
-    fn into_copy(&self, x: &Dense, src: &Dense, shape: &[usize]) -> Result<Tensor> {
+    fn copy_of(&self, x: &Dense, src: &Dense, shape: &[usize]) -> Result<Tensor> {
         let src = src.read();
         with_elements!(x, x => {
             let mut out = x.to_vec();

@@ -165,7 +165,8 @@ impl Known {
             })
             .collect();
         // Each step: the node that it stands in the place of, that whose op it is, and what follows.
-        let mut kept: Vec<(u32, u32, &'static OpSpec, Chain, SmallVec<[u32; 2]>)> = Vec::with_capacity(live.len());
+        type Kept = (u32, u32, &'static OpSpec, Chain, SmallVec<[u32; 2]>);
+        let mut kept: Vec<Kept> = Vec::with_capacity(live.len());
         let specs: HashMap<u32, &'static OpSpec> = live.iter().copied().collect();
         let mut seen: HashSet<u32> = description.outputs.iter().copied().collect();
         for (node, spec) in live.iter().rev() {
