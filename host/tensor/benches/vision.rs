@@ -29,7 +29,7 @@ impl Bench {
         (ours, Candle::from_vec(values, shape, &Device::Cpu).unwrap())
     }
 
-    /// Times an op, and candle's where it has one.
+    /// Times an op, and candle's where it has one, which must say the same.
     fn compare(
         &self,
         what: &str,
@@ -46,7 +46,18 @@ impl Bench {
         {
             return;
         }
+        let random = op.starts_with("rand");
         let op = lookup(op).unwrap();
+        if let Some(theirs) = theirs.filter(|_| !random) {
+            let ours = self.scope.read(&self.scope.apply(op, inputs, attrs).unwrap()).unwrap();
+            let ours = ours
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            let theirs = theirs().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(ours.len(), theirs.len(), "{what}");
+            let apart = ours.zip(&theirs).map(|(a, b)| (a - b).abs() / (1.0 + b.abs()));
+            assert!(apart.fold(0.0, f32::max) < 1e-3, "{what} is not what candle says");
+        }
         let mut best = [Duration::MAX; 2];
         let started = Instant::now();
         while started.elapsed() < Duration::from_secs(2) {

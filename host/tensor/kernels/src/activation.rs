@@ -50,15 +50,36 @@ multiversion! {
 }
 
 multiversion! {
+    // Loops, not closures: what a closure calls is compiled for the instruction set only if the closure is inlined.
     fn activate_part(function: Function, x: &[f32], out: &mut [f32]) {
         let pairs = out.iter_mut().zip(x);
         match function {
             Function::LeakyRelu(_) => {}
-            Function::Elu(alpha) => pairs.for_each(|(y, x)| *y = if *x > 0.0 { *x } else { alpha * math::exp_m1(*x) }),
-            Function::HardSigmoid => pairs.for_each(|(y, x)| *y = hard_sigmoid(*x)),
-            Function::HardSwish => pairs.for_each(|(y, x)| *y = x * hard_sigmoid(*x)),
-            Function::Mish => pairs.for_each(|(y, x)| *y = math::mish(*x)),
-            Function::Softplus => pairs.for_each(|(y, x)| *y = math::softplus(*x)),
+            Function::Elu(alpha) => {
+                for (y, x) in pairs {
+                    *y = if *x > 0.0 { *x } else { alpha * math::exp_m1(*x) };
+                }
+            }
+            Function::HardSigmoid => {
+                for (y, x) in pairs {
+                    *y = hard_sigmoid(*x);
+                }
+            }
+            Function::HardSwish => {
+                for (y, x) in pairs {
+                    *y = x * hard_sigmoid(*x);
+                }
+            }
+            Function::Mish => {
+                for (y, x) in pairs {
+                    *y = math::mish(*x);
+                }
+            }
+            Function::Softplus => {
+                for (y, x) in pairs {
+                    *y = math::softplus(*x);
+                }
+            }
         }
     }
 }

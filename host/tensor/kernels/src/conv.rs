@@ -7,6 +7,7 @@
 
 use crate::gemm::{MR, NR, Shared, tile, tiles};
 use crate::scratch::{SCRATCH, with_scratch};
+use crate::simd::multiversion;
 use crate::{depthwise, parallel, team};
 
 pub use crate::conv_transpose::{ConvTranspose2d, conv_transpose2d};
@@ -153,7 +154,7 @@ unsafe fn multiply(
             for (i, column) in panels.clone() {
                 if !direct || column + NR > columns.end {
                     let window = Window::new(sizes, column..columns.end.min(column + NR));
-                    window.pack(sizes, channels, bottom, height, &mut scratch[i * DEPTH * NR..]);
+                    pack(&window, sizes, channels, bottom, height, &mut scratch[i * DEPTH * NR..]);
                 }
             }
             for (row, tall) in tiles(rows) {
@@ -241,7 +242,9 @@ impl Window {
     }
 
     /// Writes the rows `bottom..bottom + height` of these columns, [`NR`] elements each; what is past the columns is left as it is.
-    fn pack(&self, sizes: &Conv2d, channels: &[f32], bottom: usize, height: usize, panel: &mut [f32]) {
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+    fn write(&self, sizes: &Conv2d, channels: &[f32], bottom: usize, height: usize, panel: &mut [f32]) {
         let [_, _, h, w] = match sizes.is_product() {
             true => [1, 1, 1, sizes.input[2] * sizes.input[3]],
             false => sizes.input,
@@ -282,9 +285,16 @@ impl Window {
     }
 }
 
+multiversion! {
+    fn pack(window: &Window, sizes: &Conv2d, channels: &[f32], bottom: usize, height: usize, panel: &mut [f32]) {
+        window.write(sizes, channels, bottom, height, panel);
+    }
+}
+
 /// The elements `column`, `column + stride`, .. of a row of a padded image, `len` of them, into the first of `to`; the others are
 /// written as well, with anything.
-#[inline]
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[allow(clippy::too_many_arguments, reason = "a row, its padding, and where in it")]
 fn take(
     image: &[f32],
@@ -308,11 +318,22 @@ fn take(
         } else if inside > 0 {
             to[before..before + inside].copy_from_slice(&image[start + skipped..][..inside]);
         }
-        to[..before].fill(0.0);
-        to[before + inside..len].fill(0.0);
+        // Most pieces are inside: a call that fills nothing would cost as much as they do.
+        if before > 0 {
+            to[..before].fill(0.0);
+        }
+        if before + inside < len {
+            to[before + inside..len].fill(0.0);
+        }
         return;
     }
     let row = &image[start..start + width];
+    let inside = column >= left && column + (len - 1) * stride < left + width;
+    if inside && stride == 2 {
+        let pairs = row[column - left..].chunks(2).map(|pair| pair[0]);
+        to[..len].iter_mut().zip(pairs).for_each(|(to, x)| *to = x);
+        return;
+    }
     for (k, to) in to[..len].iter_mut().enumerate() {
         let at = (column + k * stride).wrapping_sub(left);
         *to = row.get(at).copied().unwrap_or(0.0);

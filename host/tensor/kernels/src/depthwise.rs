@@ -91,14 +91,11 @@ pub(crate) fn depthwise(sizes: &Conv2d, x: &[f32], weight: &[f32], bias: Option<
                     copy(sizes, part, image, top, left, scratch);
                     let rows = part.rows.min(oh - top);
                     let columns = part.columns.min(ow - left);
-                    for i in 0..rows {
-                        let seen = &scratch[i * sizes.stride[0] * part.row(sizes)..];
-                        let out = &mut out[(top + i) * ow + left..][..columns];
-                        match part.lanes {
-                            16 => sum16(sizes, part, seen, weight, bias, out),
-                            32 => sum32(sizes, part, seen, weight, bias, out),
-                            _ => sum64(sizes, part, seen, weight, bias, out),
-                        }
+                    let out = &mut out[top * ow + left..];
+                    match part.lanes {
+                        16 => sums16(sizes, part, scratch, weight, bias, [rows, columns, ow], out),
+                        32 => sums32(sizes, part, scratch, weight, bias, [rows, columns, ow], out),
+                        _ => sums64(sizes, part, scratch, weight, bias, [rows, columns, ow], out),
                     }
                 }
             }
@@ -115,11 +112,12 @@ fn copy(sizes: &Conv2d, part: Part, image: &[f32], top: usize, left: usize, to: 
     let [_, _, h, w] = sizes.input;
     let stride = sizes.stride[1];
     let (row, line) = (part.row(sizes), part.line);
+    // Zeros everywhere first: for narrow rows that is faster than to their left and right.
+    to[..part.height(sizes) * row].fill(0.0);
     for i in 0..part.height(sizes) {
         let to = &mut to[i * row..][..row];
         let at = (top * sizes.stride[0] + i).wrapping_sub(sizes.padding[0]);
         if at >= h {
-            to.fill(0.0);
             continue;
         }
         let from = &image[at * w..][..w];
@@ -132,60 +130,131 @@ fn copy(sizes: &Conv2d, part: Part, image: &[f32], top: usize, left: usize, to: 
                 Some(rest) => rest.div_ceil(stride).min(line - before),
                 None => 0,
             };
-            to[..before].fill(0.0);
+            if inside == 0 {
+                continue;
+            }
             if stride == 1 {
                 to[before..before + inside].copy_from_slice(&from[start..start + inside]);
-            } else if inside > 0 {
+            } else if stride == 2 {
+                halve(&from[start..], &mut to[before..before + inside]);
+            } else {
                 let values = from[start..].iter().step_by(stride);
                 to[before..before + inside]
                     .iter_mut()
                     .zip(values)
                     .for_each(|(to, x)| *to = *x);
             }
-            to[before + inside..].fill(0.0);
         }
     }
 }
 
-/// A row of the output: `seen` begins with the first row of the image that the kernel sees.
+multiversion! {
+    /// Every second element.
+    fn halve(from: &[f32], to: &mut [f32]) {
+        let len = to.len();
+        let pairs = from[..from.len().min(2 * len)].chunks_exact(2);
+        let odd = pairs.remainder().first().copied();
+        for (to, pair) in to.iter_mut().zip(pairs) {
+            *to = pair[0];
+        }
+        if let (Some(last), Some(x)) = (to.last_mut(), odd) {
+            *last = x;
+        }
+    }
+}
+
+/// Some rows and columns of the output, whose rows are `ow` elements: `ROWS` of them at a time, so that there are enough sums for none
+/// to wait for the one before.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
-fn sum<const LANES: usize>(sizes: &Conv2d, part: Part, seen: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
+fn sums<const LANES: usize, const ROWS: usize>(
+    sizes: &Conv2d,
+    part: Part,
+    seen: &[f32],
+    weight: &[f32],
+    bias: f32,
+    [rows, columns, ow]: [usize; 3],
+    out: &mut [f32],
+) {
+    let down = sizes.stride[0] * part.row(sizes);
+    let mut row = 0;
+    while row + ROWS <= rows {
+        sum::<LANES, ROWS>(
+            sizes,
+            part,
+            &seen[row * down..],
+            weight,
+            bias,
+            [columns, ow],
+            &mut out[row * ow..],
+        );
+        row += ROWS;
+    }
+    while row < rows {
+        sum::<LANES, 1>(
+            sizes,
+            part,
+            &seen[row * down..],
+            weight,
+            bias,
+            [columns, ow],
+            &mut out[row * ow..],
+        );
+        row += 1;
+    }
+}
+
+/// Rows of the output: `seen` begins with the first row of the image that the first of them sees.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+fn sum<const LANES: usize, const ROWS: usize>(
+    sizes: &Conv2d,
+    part: Part,
+    seen: &[f32],
+    weight: &[f32],
+    bias: f32,
+    [columns, ow]: [usize; 2],
+    out: &mut [f32],
+) {
     let stride = sizes.stride[1];
     let (row, line) = (part.row(sizes), part.line);
-    for (block, out) in out.chunks_mut(LANES).enumerate() {
-        let mut sums = [bias; LANES];
+    let down = sizes.stride[0] * row;
+    for from in (0..columns).step_by(LANES) {
+        let mut sums = [[bias; LANES]; ROWS];
         for (a, weights) in weight.chunks_exact(sizes.kernel[1]).enumerate() {
-            let seen = &seen[a * sizes.dilation[0] * row..][..row];
+            let seen = &seen[a * sizes.dilation[0] * row..];
             for (b, weight) in weights.iter().enumerate() {
                 let at = b * sizes.dilation[1];
-                let from = match stride {
+                let place = match stride {
                     1 => at,
                     _ => at % stride * line + at / stride,
                 };
-                let values = &seen[from + block * LANES..][..LANES];
-                for (sum, value) in sums.iter_mut().zip(values) {
-                    *sum = value.mul_add(*weight, *sum);
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let values = &seen[r * down + place + from..][..LANES];
+                    for (sum, value) in sums.iter_mut().zip(values) {
+                        *sum = value.mul_add(*weight, *sum);
+                    }
                 }
             }
         }
-        let len = out.len();
-        out.copy_from_slice(&sums[..len]);
+        let len = LANES.min(columns - from);
+        for (r, sums) in sums.iter().enumerate() {
+            out[r * ow + from..][..len].copy_from_slice(&sums[..len]);
+        }
     }
 }
 
-multiversion! {
-    fn sum16(sizes: &Conv2d, part: Part, seen: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
-        sum::<16>(sizes, part, seen, weight, bias, out);
-    }
+macro_rules! version {
+    ($name:ident $lanes:literal $rows:literal) => {
+        multiversion! {
+            fn $name(
+                sizes: &Conv2d, part: Part, seen: &[f32], weight: &[f32], bias: f32, size: [usize; 3], out: &mut [f32],
+            ) {
+                sums::<$lanes, $rows>(sizes, part, seen, weight, bias, size, out);
+            }
+        }
+    };
 }
-multiversion! {
-    fn sum32(sizes: &Conv2d, part: Part, seen: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
-        sum::<32>(sizes, part, seen, weight, bias, out);
-    }
-}
-multiversion! {
-    fn sum64(sizes: &Conv2d, part: Part, seen: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
-        sum::<64>(sizes, part, seen, weight, bias, out);
-    }
-}
+version!(sums16 16 4);
+version!(sums32 32 2);
+version!(sums64 64 1);

@@ -129,7 +129,7 @@ pub fn sin_cos_of_turns(turns: f32) -> (f32, f32) {
     sin = sin.mul_add(s, 8.333_333e-3);
     sin = sin.mul_add(s, -1.666_666_7e-1);
     let sin = (sin * s).mul_add(x, x);
-    let mut cos = 2.480_158_7e-5_f32;
+    let mut cos = 2.480_158_8e-5_f32;
     cos = cos.mul_add(s, -1.388_888_9e-3);
     cos = cos.mul_add(s, 4.166_666_7e-2);
     cos = cos.mul_add(s, -0.5);

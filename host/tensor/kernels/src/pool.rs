@@ -77,14 +77,15 @@ pub fn pool2d(sizes: &Pool2d, reduce: Reduce, x: &[f32], out: &mut [f32]) {
         // SAFETY: each task takes its own plane.
         let out = unsafe { planes.take(plane) };
         let image = &x[plane * h * w..][..h * w];
+        let mut columns = [0.0_f32; SPAN];
         for (i, out) in out.chunks_exact_mut(ow).enumerate() {
-            row(sizes, reduce, image, i, out);
+            row(sizes, reduce, image, i, &mut columns, out);
         }
     });
 }
 
-/// A row of the output.
-fn row(sizes: &Pool2d, reduce: Reduce, image: &[f32], i: usize, out: &mut [f32]) {
+/// A row of the output; `columns` is memory to work with.
+fn row(sizes: &Pool2d, reduce: Reduce, image: &[f32], i: usize, columns: &mut [f32; SPAN], out: &mut [f32]) {
     let w = sizes.input[3];
     let (kernel, stride) = (sizes.kernel[1], sizes.stride[1]);
     let (top, bottom) = sizes.inside(0, i);
@@ -101,7 +102,6 @@ fn row(sizes: &Pool2d, reduce: Reduce, image: &[f32], i: usize, out: &mut [f32])
             *out = windows.fold(neutral(reduce), |a, b| combined(a, b, reduce));
         }
     } else {
-        let mut columns = [0.0_f32; SPAN];
         for (block, out) in out.chunks_mut(together).enumerate() {
             let start = block * together * stride;
             let len = (out.len() - 1) * stride + kernel;
@@ -208,16 +208,28 @@ pub fn adaptive_avg_pool2d(input: [usize; 4], [oh, ow]: [usize; 2], x: &[f32], o
         // SAFETY: each task takes its own plane.
         let out = unsafe { planes.take(plane) };
         let image = &x[plane * h * w..][..h * w];
-        for (i, out) in out.chunks_exact_mut(ow).enumerate() {
-            let (top, bottom) = bin(i, h, oh);
+        let mut before = None;
+        for i in 0..oh {
+            let rows = bin(i, h, oh);
+            let (done, out) = out[..(i + 1) * ow].split_at_mut(i * ow);
+            // Bins of less than an element are alike: summing each anew could take long for little.
+            if before.replace(rows) == Some(rows) {
+                out.copy_from_slice(&done[(i - 1) * ow..]);
+                continue;
+            }
+            let (top, bottom) = rows;
+            let rows = &image[top * w..bottom * w];
+            let mut last = (0, 0, 0.0);
             for (j, out) in out.iter_mut().enumerate() {
                 let (left, right) = bin(j, w, ow);
-                let rows = image[top * w..bottom * w].chunks_exact(w);
-                let sum: f32 = match (left, right) == (0, w) {
-                    true => total(&image[top * w..bottom * w]),
-                    false => rows.map(|row| total(&row[left..right])).sum(),
-                };
-                *out = sum / ((bottom - top) as f32 * (right - left) as f32);
+                if (left, right) != (last.0, last.1) {
+                    let sum: f32 = match (left, right) == (0, w) {
+                        true => total(rows),
+                        false => rows.chunks_exact(w).map(|row| total(&row[left..right])).sum(),
+                    };
+                    last = (left, right, sum / ((bottom - top) as f32 * (right - left) as f32));
+                }
+                *out = last.2;
             }
         }
     });

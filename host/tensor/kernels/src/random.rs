@@ -46,39 +46,25 @@ multiversion! {
         let key = [seed as u32, (seed >> 32) as u32];
         let (low, high) = (offset as u32, (offset >> 32) as u32);
         for (i, out) in out.chunks_mut(4 * LANES).enumerate() {
-            // Word by word, so that blocks are computed side by side.
-            let mut words = [[0_u32; LANES]; 4];
-            for lane in 0..LANES {
+            let mut words = [0_u32; 4 * LANES];
+            for (lane, words) in words.chunks_exact_mut(4).enumerate() {
                 let block = first + (i * LANES + lane) as u64;
-                let [a, b, c, d] = philox([block as u32, (block >> 32) as u32, low, high], key);
-                words[0][lane] = a;
-                words[1][lane] = b;
-                words[2][lane] = c;
-                words[3][lane] = d;
+                words.copy_from_slice(&philox([block as u32, (block >> 32) as u32, low, high], key));
             }
-            let mut numbers = [[0.0_f32; LANES]; 4];
-            match distribution {
-                Distribution::Uniform => {
-                    for (numbers, words) in numbers.iter_mut().zip(&words) {
-                        numbers.iter_mut().zip(words).for_each(|(x, word)| *x = (word >> 8) as f32 * UNIT);
-                    }
-                }
-                Distribution::Normal => {
-                    for pair in [0, 2] {
-                        for lane in 0..LANES {
-                            let v = ((words[pair][lane] >> 8) + 1) as f32 * UNIT;
-                            let w = (words[pair + 1][lane] >> 8) as f32 * UNIT;
-                            let radius = (-2.0 * math::ln(v)).sqrt();
-                            let (sin, cos) = math::sin_cos_of_turns(w);
-                            numbers[pair][lane] = radius * cos;
-                            numbers[pair + 1][lane] = radius * sin;
-                        }
-                    }
+            let mut numbers = [0.0_f32; 4 * LANES];
+            for (x, word) in numbers.iter_mut().zip(&words) {
+                *x = (word >> 8) as f32 * UNIT;
+            }
+            if distribution == Distribution::Normal {
+                for pair in numbers.chunks_exact_mut(2) {
+                    let radius = (-2.0 * math::ln(pair[0] + UNIT)).sqrt();
+                    let (sin, cos) = math::sin_cos_of_turns(pair[1]);
+                    pair[0] = radius * cos;
+                    pair[1] = radius * sin;
                 }
             }
-            for (lane, out) in out.chunks_mut(4).enumerate() {
-                out.iter_mut().zip(&numbers).for_each(|(out, numbers)| *out = numbers[lane]);
-            }
+            let len = out.len();
+            out.copy_from_slice(&numbers[..len]);
         }
     }
 }

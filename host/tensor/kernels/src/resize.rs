@@ -109,8 +109,9 @@ pub fn resize_bilinear2d(sizes: &Resize2d, align_corners: bool, x: &[f32], out: 
     let [n, c, h, w] = sizes.input;
     let [oh, ow] = sizes.size;
     let columns: Vec<Between> = (0..ow).map(|j| Between::new(j, w, ow, align_corners)).collect();
-    // Columns whose elements are held together.
+    // Columns whose elements are held together; each alone where most elements between are not needed.
     let together = match w <= SPAN {
+        _ if w > 4 * ow => 1,
         true => ow,
         // At least one, as two neighbours fit.
         false => (((SPAN - 2) as u64 * ow as u64 / w as u64) as usize)

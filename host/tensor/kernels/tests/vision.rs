@@ -255,6 +255,18 @@ fn bins_cover_everything_once_where_they_divide() {
 }
 
 #[test]
+fn bins_of_less_than_an_element_take_no_longer_than_others() {
+    let x = numbers(1 << 18, 1);
+    for (image, size) in [([1, 1 << 18], [1 << 18, 1]), ([1 << 18, 1], [1, 1 << 18])] {
+        let mut out = vec![0.0; 1 << 18];
+        // Hours, if each bin were summed anew.
+        adaptive_avg_pool2d([1, 1, image[0], image[1]], size, &x, &mut out);
+        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / x.len() as f64;
+        close(&[out[0], out[(1 << 18) - 1]], &[mean, mean], 8).unwrap();
+    }
+}
+
+#[test]
 fn strides_and_dilations_may_be_larger_than_what_is_kept_near() {
     for (stride, dilation, w) in [(1000, 1, 5000), (1, 3000, 9100), (300, 700, 4000), (40_000, 1, 90_000)] {
         let sizes = Conv2d {

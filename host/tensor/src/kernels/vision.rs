@@ -11,6 +11,7 @@ use maquette_kernels::shuffle::{pixel_shuffle, pixel_unshuffle};
 use maquette_ops::{Error, Op, attr_flag, attr_int, attr_padding, attr_pair};
 use smallvec::SmallVec;
 
+use super::dense::elements;
 use super::{Kernel, Result, widened};
 use crate::tensor::{candle_dtype, dims};
 
@@ -37,15 +38,12 @@ impl Kernel<'_> {
         }
         let dense = self.inputs.iter().map(|input| Ok(widened(input)?.contiguous()?));
         let dense: SmallVec<[Tensor; 5]> = dense.collect::<Result<_>>()?;
-        let stored: SmallVec<[_; 5]> = dense.iter().map(Tensor::storage_and_layout).collect();
-        let slices = stored
+        let elements = dense
             .iter()
-            .map(|(storage, layout)| match (&**storage, layout.contiguous_offsets()) {
-                (Storage::Cpu(CpuStorage::F32(all)), Some((start, end))) => Ok(&all[start..end]),
-                _ => Err(Error::internal("elements that are not dense f32")),
-            });
-        let slices: SmallVec<[&[f32]; 5]> = slices.collect::<Result<_, Error>>()?;
-        let mut out = vec![0.0; self.out.elements() as usize];
+            .map(|x| elements(x).ok_or_else(|| Error::internal("elements that are not dense f32")));
+        let elements: SmallVec<[_; 5]> = elements.collect::<Result<_, _>>()?;
+        let slices: SmallVec<[&[f32]; 5]> = elements.iter().map(|elements| &**elements).collect();
+        let mut out = self.buffers.take(self.out.elements() as usize);
         self.images(op, &slices, &mut out)?;
         self.typed(out)
     }
@@ -185,7 +183,7 @@ impl Kernel<'_> {
             Op::Randn => Distribution::Normal,
             _ => Distribution::Uniform,
         };
-        let mut out = vec![0.0; self.out.elements() as usize];
+        let mut out = self.buffers.take(self.out.elements() as usize);
         random(distribution, word(1)? as u64, word(2)? as u64, &mut out);
         debug_assert_eq!(candle_dtype(self.out.dtype), Candle::F32);
         self.typed(out)
