@@ -34,11 +34,14 @@
 //! - [`derive@Input`] and [`derive@Output`] make the JSON Schema out of your types.
 //! - [`Tensor`] lives in the host and has candle's method names; [`compile`] records what you do with tensors as a program that
 //!   the host compiles once and runs with one call.
-//! - [`nn`] has layers that load from weights, [`text`] has tokenizers and chat templates.
+//! - [`nn`] has layers that load from weights, [`text`] has tokenizers and chat templates, `audio` (a feature) reads sound and makes
+//!   spectrograms.
 
 // Lets the derived code name this crate from inside it, too.
 extern crate self as maquette;
 
+#[cfg(feature = "audio")]
+pub mod audio;
 mod cache;
 mod error;
 mod export;
@@ -106,6 +109,8 @@ pub use weights::Weights;
 
 /// Everything that most models use.
 pub mod prelude {
+    #[cfg(feature = "audio")]
+    pub use crate::audio::{self, Audio};
     #[cfg(feature = "nn")]
     pub use crate::nn;
     pub use crate::run::{debug, emit, info, progress, warn};
