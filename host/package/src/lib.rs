@@ -10,6 +10,7 @@ pub mod blobs;
 pub mod build;
 pub mod cases;
 pub mod check;
+mod convert;
 mod digest;
 mod error;
 mod folder;
@@ -22,6 +23,7 @@ pub mod toolchain;
 pub mod version;
 
 pub use assemble::{Package, assemble, assemble_with};
+pub use convert::Convert;
 pub use digest::{Digest, Hasher};
 pub use error::{Error, Note, Result};
 pub use progress::{Progress, Silent};

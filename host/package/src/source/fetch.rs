@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::download::{Settings, Wanted, download};
-use super::{Source, archive, npm, pip};
+use super::{Source, archive, converted, npm, pip};
 use crate::blobs::{BlobStore, BlobWriter, hash};
 use crate::manifest::Entry;
-use crate::{Digest, Error, Note, Progress, Result, folder};
+use crate::{Convert, Digest, Error, Note, Progress, Result, folder};
 
 /// The most bytes that a file may have whose `size` the manifest does not state: 16 GiB.
 pub const MAX_UNSTATED: u64 = 16 << 30;
@@ -25,6 +25,8 @@ pub struct Fetched {
     pub size: u64,
     /// Its file. Never write to it.
     pub path: PathBuf,
+    /// For converted weights, digest and length of what the source gave.
+    pub source: Option<(Digest, u64)>,
 }
 
 /// Fetches the entries of one manifest.
@@ -84,9 +86,74 @@ impl<'a> Fetcher<'a> {
         self
     }
 
-    /// Brings the entry's bytes into the store; nothing is fetched if a blob with its digest is there already. They land there
+    /// Brings the entry's bytes into the store, converted if it says so; nothing is fetched if a blob with its digest is there already. They land there
     /// only if they have the digest and the size that the entry states ([`Error::Mismatch`] names both digests).
     pub fn fetch(&self, entry: &Entry, progress: &mut dyn Progress) -> Result<Fetched> {
+        let source = self.fetch_source(entry, progress)?;
+        match entry.convert {
+            Some(convert) => self.convert(convert, &source, entry, progress),
+            None => Ok(source),
+        }
+    }
+
+    /// Makes of `source`, which is verified, what the guest gets; only once.
+    fn convert(
+        &self,
+        convert: Convert,
+        source: &Fetched,
+        entry: &Entry,
+        progress: &mut dyn Progress,
+    ) -> Result<Fetched> {
+        let shown = entry.source.to_string();
+        let expected = entry.converted_sha256;
+        let note = converted::Note::new(&self.cache, convert, &source.digest);
+        let known = note.read().filter(|digest| self.store.has(digest));
+        let digest = match known {
+            Some(digest) => digest,
+            None => {
+                progress.begin(&format!("converting {shown}"), Some(source.size));
+                let written = self.store.writer_of_unknown().and_then(|mut writer| {
+                    let place = writer.file_path().to_owned();
+                    let moved = &mut |bytes| progress.advance(bytes);
+                    convert.run(&source.path, &shown, &place, &mut writer, moved)?;
+                    writer.commit()
+                });
+                progress.end();
+                let digest = written?;
+                progress.say(&format!("{shown}, converted from {convert}, has the sha256 {digest}"));
+                note.write(&digest)?;
+                digest
+            }
+        };
+        if let Some(expected) = expected.filter(|e| *e != digest) {
+            return Err(Error::Mismatch {
+                what: format!("`{shown}`, converted from {convert},"),
+                expected,
+                actual: digest,
+                help: "if its `sha256` is the one you want, change `converted_sha256` in maquette.toml".into(),
+            });
+        }
+        Ok(Fetched {
+            source: Some((source.digest, source.size)),
+            ..self.fetched(digest)?
+        })
+    }
+
+    fn fetched(&self, digest: Digest) -> Result<Fetched> {
+        let size = self.store.size(&digest)?;
+        let path = self.store.path(&digest).ok_or(Error::NoBlob {
+            digest,
+            store: self.cache.clone(),
+        })?;
+        Ok(Fetched {
+            digest,
+            size,
+            path,
+            source: None,
+        })
+    }
+
+    fn fetch_source(&self, entry: &Entry, progress: &mut dyn Progress) -> Result<Fetched> {
         let shown = entry.source.to_string();
         let digest = match (&entry.source, entry.sha256) {
             // The file may have changed since its digest was written down: that must not go unnoticed.
@@ -112,16 +179,15 @@ impl<'a> Fetcher<'a> {
                 self.unpack("npm", &key, file, entry, &shown, progress, get)?
             }
         };
-        let size = self.store.size(&digest)?;
-        if let Some(stated) = entry.size.filter(|s| *s != size) {
-            let what = format!("the file has {size} bytes, `size` in maquette.toml says {stated}");
+        let fetched = self.fetched(digest)?;
+        if let Some(stated) = entry.size.filter(|s| *s != fetched.size) {
+            let what = format!(
+                "the file has {} bytes, `size` in maquette.toml says {stated}",
+                fetched.size
+            );
             return Err(Error::Source(Note::new(shown, what, "correct `size`")));
         }
-        let path = self.store.path(&digest).ok_or(Error::NoBlob {
-            digest,
-            store: self.cache.clone(),
-        })?;
-        Ok(Fetched { digest, size, path })
+        Ok(fetched)
     }
 
     fn download(

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Fetcher, Source};
 use crate::blobs::BlobStore;
 use crate::manifest::Manifest;
-use crate::{Digest, Progress, Result};
+use crate::{Convert, Digest, Progress, Result};
 
 /// The digest of a remote source that has none yet. Displays as the lines to add to the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Pin {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
+    /// How it is converted, and the digest of the result.
+    pub converted: Option<(Convert, Digest)>,
 }
 
 /// Fetches every remote entry of `manifest` (from [`Manifest::read_unpinned`]) that has no digest, and tells what it has now. The
@@ -35,7 +37,8 @@ pub fn pins(folder: &Path, manifest: &Manifest, store: &BlobStore, progress: &mu
     missing
         .map(|(kind, name, entry)| {
             let fetched = fetcher.fetch(entry, progress)?;
-            let (digest, size) = (fetched.digest, fetched.size);
+            // What is pinned is what the source gives.
+            let (digest, size) = fetched.source.unwrap_or((fetched.digest, fetched.size));
             Ok(Pin {
                 kind,
                 name: name.to_owned(),
@@ -43,6 +46,7 @@ pub fn pins(folder: &Path, manifest: &Manifest, store: &BlobStore, progress: &mu
                 line: entry.line,
                 digest,
                 size,
+                converted: entry.convert.map(|convert| (convert, fetched.digest)),
             })
         })
         .collect()
@@ -56,6 +60,7 @@ impl fmt::Display for Pin {
             source,
             digest,
             size,
+            converted,
             ..
         } = self;
         let bare = name
@@ -65,6 +70,10 @@ impl fmt::Display for Pin {
         write!(
             f,
             "[{kind}.{name}]\nsource = \"{source}\"\nsha256 = \"{digest}\"\nsize = {size}"
-        )
+        )?;
+        match converted {
+            Some((convert, digest)) => write!(f, "\nconvert = \"{convert}\"\nconverted_sha256 = \"{digest}\""),
+            None => Ok(()),
+        }
     }
 }

@@ -55,6 +55,8 @@ fn entry(source: &str, sha256: Option<Digest>, size: Option<u64>) -> Entry {
         source: source.parse().unwrap(),
         sha256,
         size,
+        convert: None,
+        converted_sha256: None,
         line: 7,
     }
 }
