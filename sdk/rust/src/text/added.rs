@@ -58,13 +58,13 @@ pub(super) struct Hit {
 impl Added {
     pub(super) fn new(mut tokens: Vec<AddedToken>) -> Self {
         tokens.retain(|token| !token.text.is_empty());
-        tokens.sort_by(|a, b| (a.normalized, a.text.as_bytes()).cmp(&(b.normalized, b.text.as_bytes())));
+        tokens.sort_unstable_by(|a, b| (a.normalized, a.text.as_bytes()).cmp(&(b.normalized, b.text.as_bytes())));
         let special = tokens.iter().filter(|token| token.special);
         let mut special: Vec<u32> = special.map(|token| token.id).collect();
         special.sort_unstable();
         let changed = tokens.iter().filter(|token| token.changed);
         let mut changed: Vec<(u32, String)> = changed.map(|token| (token.id, token.text.clone())).collect();
-        changed.sort();
+        changed.sort_unstable();
         Self {
             normalized: tokens.partition_point(|token| !token.normalized),
             tokens,

@@ -167,7 +167,7 @@ fn sentencepiece(gguf: &GgufVocab, vocab: &Vocab) -> Result<(Vec<Split>, Model, 
     })?;
     // Equal scores have equal ranks: among them the leftmost goes first.
     let mut sorted: Vec<f32> = scores.clone();
-    sorted.sort_by(|a, b| b.total_cmp(a));
+    sorted.sort_unstable_by(|a, b| b.total_cmp(a));
     let ranks = scores.iter().enumerate().map(|(id, score)| {
         // What stands for itself only never comes of a text's characters.
         if matches!(gguf.type_of(id), UNKNOWN | CONTROL | UNUSED | BYTE) {
