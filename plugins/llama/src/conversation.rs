@@ -20,7 +20,9 @@ impl Conversation {
         match (&request.prompt, &request.messages) {
             (Some(prompt), None) if request.raw => {
                 if !turns.is_empty() {
-                    return Err(Error::invalid_input("`raw` goes without `system_prompt`: put all of the text into `prompt`"));
+                    return Err(Error::invalid_input(
+                        "`raw` goes without `system_prompt`: put all of the text into `prompt`",
+                    ));
                 }
                 return Ok(Self::Text(prompt.clone()));
             }
@@ -32,7 +34,9 @@ impl Conversation {
                 for (i, message) in messages.iter().enumerate() {
                     let text = |key: &str| {
                         message[key].as_str().ok_or_else(|| {
-                            Error::invalid_input(format!("`messages[{i}].{key}` is missing or is no text: send {{\"role\": …, \"content\": …}}"))
+                            Error::invalid_input(format!(
+                                "`messages[{i}].{key}` is missing or is no text: send {{\"role\": …, \"content\": …}}"
+                            ))
                         })
                     };
                     let (role, content) = (text("role")?, text("content")?);
@@ -44,7 +48,11 @@ impl Conversation {
                     turns.push(Message::new(role, content));
                 }
             }
-            _ => return Err(Error::invalid_input("send either `prompt` (a text) or `messages` (a conversation)")),
+            _ => {
+                return Err(Error::invalid_input(
+                    "send either `prompt` (a text) or `messages` (a conversation)",
+                ));
+            }
         }
         Ok(Self::Turns(turns))
     }

@@ -87,7 +87,10 @@ impl<'a> Unstopped<'a> {
         // The longest end of what is held that a stop text could start with.
         let partial = |stop: &String| {
             let lengths = (1..stop.len()).rev().filter(|len| stop.is_char_boundary(*len));
-            lengths.into_iter().find(|len| self.held.ends_with(&stop[..*len])).unwrap_or(0)
+            lengths
+                .into_iter()
+                .find(|len| self.held.ends_with(&stop[..*len]))
+                .unwrap_or(0)
         };
         let keep = stops.map(partial).max().unwrap_or(0);
         let sent: String = self.held.drain(..self.held.len() - keep).collect();

@@ -79,14 +79,27 @@ impl Model for Llama {
             }
         };
         // Whatever ends a turn in one of the formats, if the vocabulary has it as a special token.
-        let known = ["<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>", "<|end|>", "<end_of_turn>"];
-        let known = known.iter().filter_map(|token| tokenizer.id(token)).filter(|id| tokenizer.is_special(*id));
+        let known = [
+            "<|im_end|>",
+            "<|eot_id|>",
+            "<|end_of_text|>",
+            "<|endoftext|>",
+            "</s>",
+            "<|end|>",
+            "<end_of_turn>",
+        ];
+        let known = known
+            .iter()
+            .filter_map(|token| tokenizer.id(token))
+            .filter(|id| tokenizer.is_special(*id));
         let mut ends: Vec<u32> = known.chain(tokenizer.eos()).collect();
         ends.sort_unstable();
         ends.dedup();
         Ok(Self {
             decoder: Decoder::load(config, &weights)?,
-            template: template.map(|template| ChatTemplate::from_jinja(&template)).transpose()?,
+            template: template
+                .map(|template| ChatTemplate::from_jinja(&template))
+                .transpose()?,
             tokenizer,
             ends,
         })

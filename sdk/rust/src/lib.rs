@@ -87,7 +87,7 @@ pub use cache::{CacheSpec, KvCache};
 pub use error::{Context, Error, Result};
 pub use file::{File, FileWriter};
 pub use input::{Field, Input};
-pub use maquette_ops::{Code, DType, Dim};
+pub use maquette_ops::{Attr, Code, DType, Dim, Op};
 /// Makes a struct the input of a model, or an enum without fields a choice in one.
 ///
 /// Doc comments become descriptions. On fields, `#[input(…)]` takes `default = …`, `ge = …`, `le = …` (numbers), `min_length = …`,
@@ -97,6 +97,7 @@ pub use maquette_sdk_derive::Input;
 /// Makes a struct (an object) or an enum without fields (a string) an output.
 pub use maquette_sdk_derive::Output;
 pub use model::Model;
+pub use ops::apply;
 pub use output::Output;
 pub use package::Package;
 pub use record::{CacheSlot, Outputs, Program, Recorder, compile};

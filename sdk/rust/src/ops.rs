@@ -36,9 +36,12 @@ fn resolve(op: Op) -> Result<u32> {
     })
 }
 
-/// Applies an op.
+/// Applies any op of the table (`maquette ops`) by its attributes in the table's order: for those that [`Tensor`] has no method for.
+///
+/// # Errors
+/// As the table says of the op.
 #[track_caller]
-pub(crate) fn apply(op: Op, inputs: &[&Tensor], attrs: Vec<Attr>) -> Result<Tensor> {
+pub fn apply(op: Op, inputs: &[&Tensor], attrs: Vec<Attr>) -> Result<Tensor> {
     let caller = Location::caller();
     if let Some(result) = record::apply(spec(op), inputs, &attrs, caller) {
         return result;

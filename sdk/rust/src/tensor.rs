@@ -617,6 +617,26 @@ impl Tensor {
         }
     }
 
+    /// The convolution of x `[n, c, l]` by `weight` `[o, c / groups, k]` with zeros at both ends, plus `bias` `[o]`.
+    #[track_caller]
+    pub fn conv1d(
+        &self,
+        weight: &Self,
+        bias: Option<&Self>,
+        padding: usize,
+        stride: usize,
+        dilation: usize,
+        groups: usize,
+    ) -> Result<Self> {
+        let attrs = [stride, padding, padding, dilation, groups]
+            .map(|n| Attr::Int(n as i64))
+            .to_vec();
+        match bias {
+            Some(bias) => apply(Op::Conv1d, &[self, weight, bias], attrs),
+            None => apply(Op::Conv1d, &[self, weight], attrs),
+        }
+    }
+
     /// The rows of this matrix that ids name.
     #[track_caller]
     pub fn embedding(&self, ids: &Self) -> Result<Self> {
