@@ -304,7 +304,7 @@ fn component(messages: &[String], manifest: &Path) -> Option<Built> {
             let fresh = m["fresh"] == true;
             Some(Built { path, fresh })
         })
-        .last()
+        .next_back()
 }
 
 /// Whether a line of cargo's is about what it is doing: its verb ends at column 12.

@@ -56,7 +56,7 @@ fn a_guest_becomes_a_component() {
     let (component, progress) = built(dir.path(), &Options::default());
     let component = component.unwrap();
     assert!(
-        component.ends_with("wasm32-wasip2/release/probe.wasm"),
+        component.ends_with("probe.wasm"),
         "{}",
         component.display()
     );
