@@ -55,11 +55,7 @@ fn a_guest_becomes_a_component() {
     );
     let (component, progress) = built(dir.path(), &Options::default());
     let component = component.unwrap();
-    assert!(
-        component.ends_with("probe.wasm"),
-        "{}",
-        component.display()
-    );
+    assert!(component.ends_with("probe.wasm"), "{}", component.display());
     assert!(
         component.components().any(|c| c.as_os_str() == "guests"),
         "{}",

@@ -484,13 +484,13 @@ multiversion! {
         let mut chunks = seen.chunks_exact_mut(16);
         for chunk in &mut chunks {
             for (sum, x) in sums.iter_mut().zip(chunk) {
-                *x = math::exp(*x - most);
+                *x = math::exp_of_negative(*x - most);
                 *sum += *x;
             }
         }
         let mut total = 0.0;
         for x in chunks.into_remainder() {
-            *x = math::exp(*x - most);
+            *x = math::exp_of_negative(*x - most);
             total += *x;
         }
         (most, before + total + sums.iter().sum::<f32>())

@@ -151,19 +151,43 @@ impl Epilogue<'_> {
 
 multiversion! {
     fn finish(piece: &mut [f32], bias: Option<&[f32]>, activation: Activation, residual: Option<&[f32]>) {
+        // A whole panel's width is known when this is compiled: its loops become straight lines of vectors.
+        let (whole, rest) = piece.as_chunks_mut::<NR>();
+        if let ([whole], []) = (&mut *whole, &*rest) {
+            if let Some((bias, _)) = bias.and_then(|bias| bias.split_first_chunk::<NR>()) {
+                add(whole, bias);
+            }
+            activate(whole, activation);
+            if let Some((residual, _)) = residual.and_then(|residual| residual.split_first_chunk::<NR>()) {
+                add(whole, residual);
+            }
+            return;
+        }
         if let Some(bias) = bias {
-            piece.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+            add(piece, bias);
         }
-        match activation {
-            Activation::None => {}
-            Activation::Relu => piece.iter_mut().for_each(|x| *x = x.max(0.0)),
-            Activation::Silu => piece.iter_mut().for_each(|x| *x = math::silu(*x)),
-            Activation::GeluErf => piece.iter_mut().for_each(|x| *x = math::gelu_erf(*x)),
-            Activation::Gelu => piece.iter_mut().for_each(|x| *x = math::gelu(*x)),
-        }
+        activate(piece, activation);
         if let Some(residual) = residual {
-            piece.iter_mut().zip(residual).for_each(|(x, r)| *x += r);
+            add(piece, residual);
         }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+fn add(piece: &mut [f32], other: &[f32]) {
+    piece.iter_mut().zip(other).for_each(|(x, y)| *x += y);
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+fn activate(piece: &mut [f32], activation: Activation) {
+    match activation {
+        Activation::None => {}
+        Activation::Relu => piece.iter_mut().for_each(|x| *x = x.max(0.0)),
+        Activation::Silu => piece.iter_mut().for_each(|x| *x = math::silu(*x)),
+        Activation::GeluErf => piece.iter_mut().for_each(|x| *x = math::gelu_erf(*x)),
+        Activation::Gelu => piece.iter_mut().for_each(|x| *x = math::gelu(*x)),
     }
 }
 

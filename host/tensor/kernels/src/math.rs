@@ -39,6 +39,30 @@ pub fn exp(x: f32) -> f32 {
     if x.is_nan() { x } else { value }
 }
 
+/// [`exp`] of what is not positive, for softmax: 0 below -87.3; anything above 0 gives nonsense.
+#[inline(always)]
+pub fn exp_of_negative(x: f32) -> f32 {
+    const HIGH: f32 = 0.693_359_4;
+    const LOW: f32 = -2.121_944_4e-4;
+    const ROUND: f32 = 12_582_912.0;
+    // Written so that not-a-number passes through.
+    let clamped = if x < -87.336_54 { -87.336_54 } else { x };
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(-HIGH, clamped);
+    let r = n.mul_add(-LOW, r);
+    let mut p = 1.987_569_1e-4_f32;
+    p = p.mul_add(r, 1.398_199_9e-3);
+    p = p.mul_add(r, 8.333_452e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_6e-1);
+    p = p.mul_add(r, 0.5);
+    p = (p * r).mul_add(r, r) + 1.0;
+    // The integer stands in the low bits of what was shifted.
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if x < -87.336_54 { 0.0 } else { p * scale }
+}
+
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
@@ -196,6 +220,7 @@ mod tests {
     #[test]
     fn functions_are_within_their_errors() {
         assert!(worst(exp, f64::exp, true, (-87.0, 88.5)) < 2.5e-7);
+        assert!(worst(exp_of_negative, f64::exp, true, (-87.0, 0.0)) < 2.5e-7);
         assert!(worst(tanh, f64::tanh, false, (-30.0, 30.0)) < 4e-7);
         assert!(worst(tanh, f64::tanh, true, (1e-3, 1.0)) < 3e-6);
         assert!(worst(sigmoid, |x| 1.0 / (1.0 + (-x).exp()), false, (-80.0, 80.0)) < 2e-7);
@@ -223,6 +248,8 @@ mod tests {
         assert_eq!(exp(-200.0), 0.0);
         assert_eq!(exp(f32::INFINITY), f32::INFINITY);
         assert_eq!(exp(0.0), 1.0);
+        assert_eq!((exp_of_negative(0.0), exp_of_negative(f32::NEG_INFINITY)), (1.0, 0.0));
+        assert!(exp_of_negative(f32::NAN).is_nan());
         for function in [exp, sigmoid, silu, tanh, erf, gelu_erf, gelu, softplus, mish, exp_m1] {
             assert!(function(f32::NAN).is_nan());
         }

@@ -38,7 +38,7 @@ pub fn softmax(x: &[f32], width: usize, out: &mut [f32]) {
 multiversion! {
     fn softmax_row(x: &[f32], out: &mut [f32]) {
         let most = x.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-        out.iter_mut().zip(x).for_each(|(y, x)| *y = math::exp(x - most));
+        out.iter_mut().zip(x).for_each(|(y, x)| *y = math::exp_of_negative(x - most));
         let factor = 1.0 / sum(out);
         out.iter_mut().for_each(|y| *y *= factor);
     }
