@@ -87,7 +87,7 @@ fn it_hears_more_than_thirty_seconds_and_refuses_what_is_no_sound() {
     );
     for (input, says) in [
         (json!({}), "audio"),
-        (json!({"audio": "data:audio/wav;base64,AAAA"}), "wav"),
+        (json!({"audio": "data:audio/wav;base64,AAAA"}), "no sound file"),
         (json!({"audio": sentence, "language": "fr"}), "English"),
         (json!({"audio": sentence, "translate": true}), "translate"),
         (json!({"audio": sentence, "language": 7}), "language"),
