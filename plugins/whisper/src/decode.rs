@@ -132,7 +132,7 @@ impl Vocabulary {
         }
         // They never fall, and a piece is not empty.
         if let Some(latest) = ids.iter().rev().find(|id| **id >= self.time) {
-            let from = *latest as usize + usize::from(!(last && !before));
+            let from = *latest as usize + usize::from(!last || before);
             let from = from.min(logits.len());
             logits[time..from].fill(NEVER);
         }
