@@ -1,9 +1,16 @@
 //! Tensors: handles to elements in the host, or values of a program that is being recorded, under one type and candle's names.
 
+mod image;
+mod selection;
+mod sequence;
+
 use std::cell::OnceCell;
 use std::rc::Rc;
 
 use maquette_ops::{Attr, DType, Dim, Op, Type};
+
+pub use image::{Conv2d, ConvTranspose2d};
+pub use sequence::{Frames, Recurrent};
 
 use crate::bindings::maquette::model::{tensors, weights};
 use crate::error::from_host;
@@ -354,6 +361,18 @@ unary! {
     tanh => Tanh;
     /// `1 / (1 + exp(-x))`.
     sigmoid => Sigmoid;
+    /// `clamp(x + 3, 0, 6) / 6`.
+    hard_sigmoid => HardSigmoid;
+    /// `x * clamp(x + 3, 0, 6) / 6`.
+    hard_swish => HardSwish;
+    /// `x * tanh(softplus(x))`.
+    mish => Mish;
+    /// `log(1 + exp(x))`.
+    softplus => Softplus;
+    /// `log(1 + x)`, exact near 0.
+    log1p => Log1p;
+    /// `exp(x) - 1`, exact near 0.
+    expm1 => Expm1;
     /// `x * sigmoid(x)`.
     silu => Silu;
     /// `max(x, 0)`.
@@ -389,6 +408,12 @@ macro_rules! binary {
     };
 }
 binary! {
+    /// `a - b * floor(a / b)`: the remainder has the sign of `b`.
+    rem => Rem;
+    /// `a` to the power of `b`.
+    pow => Pow;
+    /// The angle of the point with ordinate `a` and abscissa `b`, in radians.
+    atan2 => Atan2;
     /// `self + other`, broadcasting.
     broadcast_add => Add;
     /// `self - other`, broadcasting.
@@ -614,26 +639,6 @@ impl Tensor {
         match bias {
             Some(bias) => apply(Op::Linear, &[self, weight, bias], Vec::new()),
             None => apply(Op::Linear, &[self, weight], Vec::new()),
-        }
-    }
-
-    /// The convolution of x `[n, c, l]` by `weight` `[o, c / groups, k]` with zeros at both ends, plus `bias` `[o]`.
-    #[track_caller]
-    pub fn conv1d(
-        &self,
-        weight: &Self,
-        bias: Option<&Self>,
-        padding: usize,
-        stride: usize,
-        dilation: usize,
-        groups: usize,
-    ) -> Result<Self> {
-        let attrs = [stride, padding, padding, dilation, groups]
-            .map(|n| Attr::Int(n as i64))
-            .to_vec();
-        match bias {
-            Some(bias) => apply(Op::Conv1d, &[self, weight, bias], attrs),
-            None => apply(Op::Conv1d, &[self, weight], attrs),
         }
     }
 
