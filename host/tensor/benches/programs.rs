@@ -33,7 +33,15 @@ fn main() {
     println!(
         "batch x tokens: milliseconds (fastest, median) of the program and of native candle, and the ratio of the medians"
     );
-    for (batch, tokens, count) in [(1_usize, 16_usize, 300), (1, 128, 80), (32, 16, 30), (32, 128, 6)] {
+    let shapes = [(1_usize, 16_usize, 300), (1, 128, 80), (32, 16, 30), (32, 128, 6)];
+    // One shape alone, for a profile of it: `--shape 2`.
+    let only = std::env::args().skip_while(|arg| arg != "--shape").nth(1);
+    let only = only.and_then(|at| at.parse::<usize>().ok());
+    for (at, (batch, tokens, count)) in shapes.into_iter().enumerate() {
+        if only.is_some_and(|only| only != at) {
+            continue;
+        }
+        let count = if only.is_some() { 10 * count } else { count };
         let (ids, mask) = bert::batch(batch, tokens);
         let (a, b) = bert::candle_inputs(&ids, &mask, batch, tokens);
         let shape = [batch as u32, tokens as u32];

@@ -173,6 +173,17 @@ multiversion! {
     }
 }
 
+multiversion! {
+    /// Applies an activation to the rows of a tile, each as wide as a panel.
+    fn activate_rows(rows: &mut [&mut [f32]], activation: Activation) {
+        for row in rows {
+            if let Some((row, _)) = row.split_first_chunk_mut::<NR>() {
+                activate(row, activation);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 fn add(piece: &mut [f32], other: &[f32]) {
@@ -253,20 +264,42 @@ pub fn product(x: &[f32], m: usize, w: &Packed, out: &mut [f32], epilogue: &Epil
                 let row = top + row;
                 let left = &x[row * k..][..height * k];
                 if width == NR {
+                    // What is added is there first, so that nothing goes over the output again but an activation.
+                    let residual = epilogue.residual.filter(|_| epilogue.activation == Activation::None);
+                    let begun = epilogue.bias.is_some() || residual.is_some();
+                    if begun {
+                        let bias = epilogue.bias.map_or(&[0.0; NR][..], |bias| &bias[column..column + NR]);
+                        for i in row..row + height {
+                            let at = i * n + column;
+                            // SAFETY: inside the output, and no other task has these columns of these rows.
+                            let to = unsafe { std::slice::from_raw_parts_mut(target.at(at), NR) };
+                            to.copy_from_slice(bias);
+                            if let Some(residual) = residual {
+                                add(to, &residual[at..at + NR]);
+                            }
+                        }
+                    }
+                    let to = row * n + column;
                     // SAFETY: the tile's rows and columns are inside the output, and no other task has them.
                     unsafe {
-                        tile(
-                            height,
-                            k,
-                            left.as_ptr(),
-                            k,
-                            right.as_ptr(),
-                            NR,
-                            target.at(row * n + column),
-                            n,
-                            false,
-                        )
-                    };
+                        tile(height, k, left.as_ptr(), k, right.as_ptr(), NR, target.at(to), n, begun);
+                    }
+                    if epilogue.activation != Activation::None {
+                        let mut rows: [&mut [f32]; MR] = [(); MR].map(|()| &mut [][..]);
+                        for (i, piece) in rows.iter_mut().enumerate().take(height) {
+                            // SAFETY: as above; the rows do not overlap.
+                            *piece = unsafe { std::slice::from_raw_parts_mut(target.at(to + i * n), NR) };
+                        }
+                        activate_rows(&mut rows[..height], epilogue.activation);
+                    }
+                    if let (Some(residual), true) = (epilogue.residual, epilogue.activation != Activation::None) {
+                        for i in row..row + height {
+                            let at = i * n + column;
+                            // SAFETY: as above.
+                            let to = unsafe { std::slice::from_raw_parts_mut(target.at(at), NR) };
+                            add(to, &residual[at..at + NR]);
+                        }
+                    }
                 } else {
                     let mut spare = [0.0_f32; MR * NR];
                     // SAFETY: `spare` has room for a whole tile.
@@ -289,7 +322,7 @@ pub fn product(x: &[f32], m: usize, w: &Packed, out: &mut [f32], epilogue: &Epil
                         to.copy_from_slice(&spare[i * NR..][..width]);
                     }
                 }
-                if !epilogue.is_none() {
+                if width < NR && !epilogue.is_none() {
                     for i in row..row + height {
                         let at = i * n + column;
                         // SAFETY: as above.
