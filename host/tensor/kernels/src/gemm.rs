@@ -628,6 +628,41 @@ mod tests {
     }
 
     #[test]
+    fn tiles_of_every_height_are_the_same_on_every_level() {
+        let (k, lda, ldb, ldc) = (37, 41, NR + 3, NR + 5);
+        let (a, b) = (numbers(MR * lda, 1), numbers(k * ldb, 2));
+        macro_rules! check {
+            ($($h:literal)*) => {$(
+                for add in [false, true] {
+                    let start = numbers(MR * ldc, 3);
+                    let mut expected = start.clone();
+                    // SAFETY: the slices are as long as rows, columns and strides say.
+                    unsafe { portable::<$h>(k, a.as_ptr(), lda, b.as_ptr(), ldb, expected.as_mut_ptr(), ldc, add) };
+                    #[cfg(target_arch = "x86_64")]
+                    for wide in [Level::V3, Level::V4] {
+                        if level() < wide {
+                            continue;
+                        }
+                        let mut found = start.clone();
+                        let to = found.as_mut_ptr();
+                        // SAFETY: as above; the processor has been asked.
+                        unsafe {
+                            match wide {
+                                Level::V4 => x86::v4::<$h>(k, a.as_ptr(), lda, b.as_ptr(), ldb, to, ldc, add),
+                                _ => x86::v3::<$h>(k, a.as_ptr(), lda, b.as_ptr(), ldb, to, ldc, add),
+                            }
+                        }
+                        for (x, y) in found.iter().zip(&expected) {
+                            assert!((x - y).abs() < 1e-5, "{wide:?}, height {}: {x} {y}", $h);
+                        }
+                    }
+                }
+            )*};
+        }
+        check!(1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    #[test]
     fn tiles_cover_all_rows_once() {
         for rows in 0..100 {
             let mut next = 0;
