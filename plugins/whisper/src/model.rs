@@ -1,7 +1,7 @@
 //! Whisper's encoder and decoder as programs.
 
 use maquette::prelude::*;
-use maquette::{CacheSlot, Recorder};
+use maquette::{CacheSlot, Conv1d, Recorder};
 
 use crate::FRAMES;
 
@@ -283,7 +283,12 @@ impl Parts<'_> {
                 )
             };
             let (weight, bias) = (get("weight", &[s.width, input, 3])?, get("bias", &[s.width])?);
-            x.conv1d(&weight, Some(&bias), 1, stride, 1, 1)?.gelu_erf()
+            let how = Conv1d {
+                stride,
+                padding: [1, 1],
+                ..Conv1d::default()
+            };
+            x.conv1d(&weight, Some(&bias), how)?.gelu_erf()
         };
         let x = convolve(&features, 1, s.bands, 1)?;
         let x = convolve(&x, 2, s.width, 2)?.transpose(1, 2)?;

@@ -105,7 +105,7 @@ pub use record::{CacheSlot, Outputs, Program, Recorder, compile};
 pub use serde_json::Value;
 pub use shape::{IntoDim, IntoShape};
 pub use stream::{Stream, StreamedText};
-pub use tensor::{Attend, Conv2d, ConvTranspose2d, Frames, Recurrent, Tensor};
+pub use tensor::{Attend, Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Frames, Recurrent, Tensor};
 pub use weights::Weights;
 
 /// Everything that most models use.

@@ -3,8 +3,10 @@
 use maquette_ops::{Attr, Op};
 
 use super::Tensor;
+use super::attributes::{int, ints, shape, with_optional};
 use crate::Result;
 use crate::ops::apply;
+use crate::shape::IntoShape;
 
 /// How a convolution goes over an image. Pairs are `[y, x]`; the default is a stride and a dilation of 1, no padding, one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,22 +59,6 @@ impl Default for ConvTranspose2d {
     }
 }
 
-pub(super) fn ints(values: &[usize]) -> Attr {
-    Attr::Ints(values.iter().map(|value| *value as i64).collect())
-}
-
-pub(super) fn int(value: usize) -> Attr {
-    Attr::Int(i64::try_from(value).unwrap_or(i64::MAX))
-}
-
-/// Applies an op whose last inputs may be missing.
-#[track_caller]
-pub(super) fn with_optional(op: Op, first: &[&Tensor], more: &[Option<&Tensor>], attrs: Vec<Attr>) -> Result<Tensor> {
-    let mut inputs = first.to_vec();
-    inputs.extend(more.iter().map_while(|input| *input));
-    apply(op, &inputs, attrs)
-}
-
 /// Errors of each of these are as for the op in the table (`maquette ops`).
 #[allow(clippy::missing_errors_doc)]
 impl Tensor {
@@ -101,7 +87,8 @@ impl Tensor {
         with_optional(Op::ConvTranspose2d, &[self, weight], &[bias], attrs)
     }
 
-    /// The largest element of each window of `[n, c, h, w]`.
+    /// The largest element of each window of `[n, c, h, w]`; padding never wins, and is less than the kernel. Pairs are `[y, x]`; a
+    /// stride of 0 is the kernel's size.
     #[track_caller]
     pub fn max_pool2d(&self, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Result<Self> {
         apply(
@@ -111,39 +98,49 @@ impl Tensor {
         )
     }
 
-    /// The mean of each window of `[n, c, h, w]`; padding counts as zeros.
+    /// The mean of each window of `[n, c, h, w]`; padding, less than the kernel, counts as zeros, or not at all without
+    /// `count_include_pad`. Pairs are `[y, x]`; a stride of 0 is the kernel's size.
     #[track_caller]
-    pub fn avg_pool2d(&self, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Result<Self> {
-        apply(
-            Op::AvgPool2d,
-            &[self],
-            vec![ints(&kernel), ints(&stride), ints(&padding)],
-        )
+    pub fn avg_pool2d(
+        &self,
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        padding: [usize; 2],
+        count_include_pad: bool,
+    ) -> Result<Self> {
+        let attrs = vec![
+            ints(&kernel),
+            ints(&stride),
+            ints(&padding),
+            Attr::Flag(false),
+            Attr::Flag(count_include_pad),
+        ];
+        apply(Op::AvgPool2d, &[self], attrs)
     }
 
-    /// The means of so many bins of `[n, c, h, w]`, rows and columns.
+    /// The means of `size` `(oh, ow)` bins of `[n, c, h, w]`.
     #[track_caller]
-    pub fn adaptive_avg_pool2d(&self, size: [usize; 2]) -> Result<Self> {
-        apply(Op::AdaptiveAvgPool2d, &[self], vec![ints(&size)])
+    pub fn adaptive_avg_pool2d(&self, size: impl IntoShape) -> Result<Self> {
+        apply(Op::AdaptiveAvgPool2d, &[self], vec![shape(size)?])
     }
 
-    /// `[n, c, h, w]` at another size by repeating or leaving out; `exact` looks from the middle of each pixel.
+    /// `[n, c, h, w]` at another size `(oh, ow)` by repeating or leaving out; `exact` looks from the middle of each pixel.
     #[track_caller]
-    pub fn upsample_nearest2d(&self, size: [usize; 2], exact: bool) -> Result<Self> {
-        apply(Op::ResizeNearest2d, &[self], vec![ints(&size), Attr::Flag(exact)])
+    pub fn upsample_nearest2d(&self, size: impl IntoShape, exact: bool) -> Result<Self> {
+        apply(Op::ResizeNearest2d, &[self], vec![shape(size)?, Attr::Flag(exact)])
     }
 
-    /// `[n, c, h, w]` at another size, in between in proportion.
+    /// `[n, c, h, w]` at another size `(oh, ow)`, in between in proportion.
     #[track_caller]
-    pub fn upsample_bilinear2d(&self, size: [usize; 2], align_corners: bool) -> Result<Self> {
+    pub fn upsample_bilinear2d(&self, size: impl IntoShape, align_corners: bool) -> Result<Self> {
         apply(
             Op::ResizeBilinear2d,
             &[self],
-            vec![ints(&size), Attr::Flag(align_corners)],
+            vec![shape(size)?, Attr::Flag(align_corners)],
         )
     }
 
-    /// `[n, c, ..]` normalised in groups of channels, times `weight` plus `bias` `[c]`.
+    /// `[n, c, ..]` normalised in groups of channels, times `weight` plus `bias`, both `[c]`; a bias needs a weight.
     #[track_caller]
     pub fn group_norm(&self, groups: usize, weight: Option<&Self>, bias: Option<&Self>, eps: f64) -> Result<Self> {
         with_optional(
@@ -164,18 +161,6 @@ impl Tensor {
     #[track_caller]
     pub fn prelu(&self, weight: &Self) -> Result<Self> {
         apply(Op::Prelu, &[self, weight], Vec::new())
-    }
-
-    /// `x` where it is not negative, else `slope * x`.
-    #[track_caller]
-    pub fn leaky_relu(&self, slope: f64) -> Result<Self> {
-        apply(Op::LeakyRelu, &[self], vec![Attr::Float(slope)])
-    }
-
-    /// `x` where it is positive, else `alpha * (exp(x) - 1)`.
-    #[track_caller]
-    pub fn elu(&self, alpha: f64) -> Result<Self> {
-        apply(Op::Elu, &[self], vec![Attr::Float(alpha)])
     }
 
     /// `[n, c * f^2, h, w]` to `[n, c, h * f, w * f]`.
