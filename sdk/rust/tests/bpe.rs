@@ -414,9 +414,7 @@ impl Both {
 
     fn check(&self, text: &str) {
         let name = self.name;
-        // The tables of the reference for normal forms are of an older Unicode.
-        let old = |c: char| matches!(c, ..'\u{a7f0}' | '\u{ac00}'..'\u{10000}' | '\u{1d400}'..'\u{1f9ff}');
-        if ["qwen2", "forms"].contains(&name) && !text.chars().all(old) {
+        if ["qwen2", "forms"].contains(&name) && !text.chars().all(known_to_both) {
             return;
         }
         let theirs = |tokenizer: &tokenizers::Tokenizer, around: bool| {
@@ -438,6 +436,21 @@ impl Both {
         let whole = self.ours.encode(text);
         assert_eq!(cut, whole[..whole.len().min(5)], "{name}: {text:?}");
     }
+}
+
+/// Whether a character is in both tables of normal forms: those of the reference are of an older Unicode. What follows it is a
+/// mark that moves before any other mark, which shows whether it is taken for one.
+fn known_to_both(c: char) -> bool {
+    use tokenizers::normalizers::{NFKC, NFKD};
+    use tokenizers::{NormalizedString, Normalizer};
+    use unicode_normalization::UnicodeNormalization as _;
+    let probe = format!("{c}\u{334}");
+    let theirs = |form: &dyn Normalizer| {
+        let mut text = NormalizedString::from(probe.as_str());
+        form.normalize(&mut text).unwrap();
+        text.get().to_owned()
+    };
+    probe.nfkc().eq(theirs(&NFKC).chars()) && probe.nfkd().eq(theirs(&NFKD).chars())
 }
 
 fn all() -> Vec<Both> {
