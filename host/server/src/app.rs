@@ -22,6 +22,7 @@ use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::prepare::Preparer;
 use crate::problem::Problem;
+use crate::secrets::Secrets;
 use crate::shelf::Shelf;
 use crate::store::{Store, now_ms};
 
@@ -34,6 +35,7 @@ const UPLOADS: usize = 32;
 /// What requests share.
 pub(crate) struct App {
     pub(crate) config: Config,
+    pub(crate) secrets: Secrets,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) store: Arc<Store>,
     pub(crate) blobs: Arc<BlobStore>,
@@ -75,6 +77,7 @@ impl App {
         folder(&data)?;
         let lock = lock(&data.join("lock"))?;
         let admin_token = admin_token(&data.join(TOKEN_FILE))?;
+        let secrets = Secrets::open(&data)?;
         let blobs = folder(&data.join("blobs"))?;
         let blobs = BlobStore::open(&blobs).map_err(|e| StartError::Blobs(e.to_string()))?;
         let cache = folder(&data.join("cache"))?;
@@ -122,6 +125,7 @@ impl App {
             stopping: AtomicBool::new(false),
             halt: watch::Sender::new(false),
             config,
+            secrets,
             catalog,
             store,
             blobs,
@@ -178,17 +182,25 @@ fn lock(path: &Path) -> Result<fs::File, StartError> {
 
 /// Reads the admin token; the first start makes it. Whoever removes the file and restarts gets a new one.
 fn admin_token(path: &Path) -> Result<String, StartError> {
+    let sound = |text: &str| text.starts_with(auth::PREFIX) && text.len() >= 20;
+    secret_file(path, sound, auth::new_secret)
+}
+
+/// Reads a secret that only the server's user can read; makes it if there is none that is sound.
+pub(crate) fn secret_file(
+    path: &Path,
+    sound: impl Fn(&str) -> bool,
+    make: impl FnOnce() -> Result<String, getrandom::Error>,
+) -> Result<String, StartError> {
     use std::io::Write as _;
     let fail = |e| StartError::file(path, e);
     match fs::read_to_string(path) {
-        Ok(text) if text.trim().starts_with(auth::PREFIX) && text.trim().len() >= 20 => {
-            return Ok(text.trim().to_owned());
-        }
+        Ok(text) if sound(text.trim()) => return Ok(text.trim().to_owned()),
         Ok(_) => {}
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(fail(e)),
     }
-    let secret = auth::new_secret().map_err(|e| fail(std::io::Error::other(e.to_string())))?;
+    let secret = make().map_err(|e| fail(std::io::Error::other(e.to_string())))?;
     let partial = path.with_extension("partial");
     // What a crash has left would keep its permissions.
     let _ = fs::remove_file(&partial);

@@ -11,6 +11,11 @@ pub struct Config {
     pub data: PathBuf,
     /// Where to listen. Loopback unless told otherwise; port 0 picks a free one.
     pub bind: SocketAddr,
+    /// Where clients reach the server, such as `https://models.example.org`, if not where it listens: absolute URLs in replies
+    /// begin with it.
+    pub public_url: Option<String>,
+    /// Whether `X-Forwarded-Proto` and `X-Forwarded-Host` are believed: only behind a proxy that sets them itself.
+    pub trust_forwarded: bool,
     /// Whether requests need a token. Without, everybody who reaches the address is an admin.
     pub auth: bool,
     /// Whether `/metrics` answers without a token.
@@ -59,6 +64,8 @@ impl Default for Config {
         Self {
             data: PathBuf::from("maquette-data"),
             bind: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4747),
+            public_url: None,
+            trust_forwarded: false,
             auth: true,
             open_metrics: false,
             max_body_bytes: 16 << 20,

@@ -21,6 +21,7 @@ mod problem;
 mod publish;
 mod run;
 pub mod schema;
+mod secrets;
 mod server;
 mod shelf;
 mod shutdown;
@@ -70,7 +71,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    fn file(path: &Path, cause: std::io::Error) -> Self {
+    pub(crate) fn file(path: &Path, cause: std::io::Error) -> Self {
         Self::File {
             path: path.display().to_string(),
             cause,

@@ -39,6 +39,12 @@ pub(crate) struct Settings {
     /// The folder in which the server keeps everything; else the user's data folder.
     #[arg(long, env = "MAQUETTE_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    /// Where clients reach the server, if not where it listens: absolute URLs in replies begin with it.
+    #[arg(long, env = "MAQUETTE_PUBLIC_URL", value_name = "URL")]
+    public_url: Option<String>,
+    /// Believe X-Forwarded-Proto and X-Forwarded-Host; only behind a proxy that sets them itself.
+    #[arg(long)]
+    trust_forwarded: bool,
     /// Answer without tokens: whoever reaches the address may do everything.
     #[arg(long)]
     no_auth: bool,
@@ -73,6 +79,8 @@ impl Settings {
         Config {
             data: self.data(),
             bind: self.bind,
+            public_url: self.public_url.clone(),
+            trust_forwarded: self.trust_forwarded,
             auth: !self.no_auth,
             open_metrics: self.open_metrics,
             lanes: self.lanes,

@@ -3,6 +3,7 @@
 pub(crate) mod body;
 mod models;
 mod ops;
+pub(crate) mod origin;
 mod publish;
 mod reply;
 mod run;

@@ -16,9 +16,9 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 64;
 
 /// What a change does to the catalog once it is committed.
-pub(super) type Apply = Box<dyn FnOnce(&mut Snapshot) + Send>;
+pub(crate) type Apply = Box<dyn FnOnce(&mut Snapshot) + Send>;
 
-type Work = Box<dyn FnOnce(&Connection) -> rusqlite::Result<Apply> + Send>;
+type Work = Box<dyn FnOnce(&Connection) -> rusqlite::Result<Option<Apply>> + Send>;
 
 struct Change {
     work: Work,
@@ -48,6 +48,29 @@ impl Writer {
     pub(super) async fn change<F>(&self, work: F) -> Result<(), StoreError>
     where
         F: FnOnce(&Connection) -> rusqlite::Result<Apply> + Send + 'static,
+    {
+        self.queue(move |c| work(c).map(Some)).await
+    }
+
+    /// As [`Writer::change`], for what does not show in the catalog. Returns what `work` returned.
+    pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (send, value) = oneshot::channel();
+        let work = move |c: &Connection| {
+            // Whoever waits for it may have gone away.
+            let _ = send.send(work(c)?);
+            Ok(None)
+        };
+        self.queue(work).await?;
+        value.await.map_err(|_| StoreError::Closed)
+    }
+
+    async fn queue<F>(&self, work: F) -> Result<(), StoreError>
+    where
+        F: FnOnce(&Connection) -> rusqlite::Result<Option<Apply>> + Send + 'static,
     {
         let (done, outcome) = oneshot::channel();
         let changes = self.changes.as_ref().ok_or(StoreError::Closed)?;
@@ -110,13 +133,17 @@ fn commit(connection: &Connection, catalog: &Catalog, batch: &mut Vec<Change>) {
     })();
     match result {
         Ok(()) => {
-            let mut snapshot = (*catalog.now()).clone();
+            let mut next: Option<Snapshot> = None;
             let mut waiting = Vec::with_capacity(applied.len());
             for (apply, done) in applied {
-                apply(&mut snapshot);
+                if let Some(apply) = apply {
+                    apply(next.get_or_insert_with(|| (*catalog.now()).clone()));
+                }
                 waiting.push(done);
             }
-            catalog.replace(snapshot);
+            if let Some(next) = next {
+                catalog.replace(next);
+            }
             for done in waiting {
                 let _ = done.send(Ok(()));
             }

@@ -1,0 +1,1 @@
+-- Predictions: the row is the job.

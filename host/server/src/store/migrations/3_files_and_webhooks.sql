@@ -1,0 +1,1 @@
+-- Files that callers sent or outputs left, and webhooks on their way.
