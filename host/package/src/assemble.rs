@@ -76,6 +76,7 @@ pub fn assemble_with<'t>(
         description: source.model.description.clone(),
         license: source.model.license.clone(),
         task: source.model.task.clone(),
+        deterministic: source.model.deterministic,
         component: put(store, &wasm)?,
         weights: Default::default(),
         assets: Default::default(),

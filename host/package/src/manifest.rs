@@ -88,6 +88,8 @@ pub struct Model {
     pub license: Option<String>,
     /// What it does, such as `text-embedding`.
     pub task: Option<String>,
+    /// Whether equal inputs have equal outputs. If the file says nothing, an input that sets `seed` is taken to have one output.
+    pub deterministic: Option<bool>,
 }
 
 /// `[component]`: where the WebAssembly comes from.
@@ -196,7 +198,15 @@ impl Manifest {
 }
 
 fn read_model(table: &Table<'_>) -> Result<Model> {
-    table.only(&["owner", "name", "version", "description", "license", "task"])?;
+    table.only(&[
+        "owner",
+        "name",
+        "version",
+        "description",
+        "license",
+        "task",
+        "deterministic",
+    ])?;
     let name = table.required("name", "add name = \"my-model\"")?;
     let version = table.required("version", "add version = \"0.1.0\"")?;
     if let Err(why) = semver::Version::parse(&version) {
@@ -234,6 +244,7 @@ fn read_model(table: &Table<'_>) -> Result<Model> {
         description,
         license,
         task,
+        deterministic: table.boolean("deterministic")?,
     })
 }
 

@@ -82,6 +82,9 @@ pub struct VersionManifest {
     /// What the model does, such as `text-embedding`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
+    /// Whether equal inputs have equal outputs, so that a server may answer from what it computed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deterministic: Option<bool>,
     /// The WebAssembly component.
     pub component: Blob,
     /// The weight files by the names under which the guest knows them.

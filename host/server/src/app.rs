@@ -20,6 +20,10 @@ use crate::engine::Sandboxes;
 use crate::http::body::Memory;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
+use crate::predictions::Predictions;
+use crate::predictions::billing::Spend;
+use crate::predictions::cache::Cache;
+use crate::predictions::record::Prediction;
 use crate::prepare::Preparer;
 use crate::problem::Problem;
 use crate::secrets::Secrets;
@@ -43,6 +47,7 @@ pub(crate) struct App {
     pub(crate) preparer: Arc<Preparer>,
     pub(crate) shelf: Shelf,
     pub(crate) lanes: Lanes,
+    pub(crate) predictions: Predictions,
     pub(crate) metrics: Arc<Metrics>,
     /// Memory for bodies being read and parsed.
     pub(crate) memory: Memory,
@@ -117,7 +122,9 @@ impl App {
             scopes: Scopes::of(&[Scope::Admin]),
             created_at: now_ms(),
         };
+        let cache = Cache::new(config.cache_bytes, config.cache_time);
         let app = Self {
+            predictions: Predictions::new(cache, Spend::default()),
             memory: Memory::new(config.body_memory_bytes),
             publishes: Semaphore::new(config.publishes.max(1)),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
@@ -158,6 +165,13 @@ impl App {
         let principal = self.authenticate(&snapshot, headers)?;
         principal.require(scope)?;
         Ok((principal, snapshot))
+    }
+}
+
+impl App {
+    /// A prediction has ended, on disk as well.
+    pub(crate) fn ended(&self, row: &Prediction) {
+        tracing::debug!(id = %row.id, model = %row.model, status = row.status.name(), "a prediction ended");
     }
 }
 

@@ -108,6 +108,11 @@ impl Principal {
         &self.0.owner
     }
 
+    /// Names the token in what it used.
+    pub(crate) fn token_id(&self) -> &str {
+        &self.0.id
+    }
+
     /// Whether the token allows everything.
     pub(crate) fn is_admin(&self) -> bool {
         self.0.scopes.allows(Scope::Admin)
@@ -157,7 +162,7 @@ pub(crate) fn authenticate(snapshot: &Snapshot, headers: &HeaderMap) -> Result<P
 }
 
 /// The token inside an `Authorization` header.
-fn credential(header: &str) -> Option<&str> {
+pub(crate) fn credential(header: &str) -> Option<&str> {
     let (scheme, secret) = header.split_once(' ')?;
     let known = scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token");
     let secret = secret.trim();

@@ -129,6 +129,11 @@ impl Snapshot {
         self.models.get(name)
     }
 
+    /// The version with an id, of whichever model has it first by name.
+    pub(crate) fn version(&self, id: &VersionId) -> Option<&Arc<Version>> {
+        self.models.values().find_map(|model| model.versions.get(id))
+    }
+
     /// Models by name, starting behind one if it is given.
     pub(crate) fn models(&self, after: Option<&str>) -> impl Iterator<Item = &Arc<Model>> {
         use std::ops::Bound::{Excluded, Unbounded};

@@ -35,6 +35,16 @@ pub struct Config {
     /// Threads that tensor ops share, whatever the number of lanes; 0 stands for the number of processors. They belong to the
     /// process: the first server started in it decides.
     pub tensor_threads: usize,
+    /// What a millisecond of device time costs, in billionths of the currency's unit; 0 bills nothing.
+    pub price_per_ms: u64,
+    /// How long inputs, outputs and logs of predictions are kept after their end.
+    pub keep_data: Duration,
+    /// How long the rows of predictions are kept; what was used is kept for good.
+    pub keep_predictions: Duration,
+    /// Memory for outputs of deterministic versions, in bytes, and how long each is kept.
+    pub cache_bytes: u64,
+    /// See `cache_bytes`.
+    pub cache_time: Duration,
     /// Calls that may wait.
     pub queue_limit: usize,
     /// The longest predicted wait of a call that is let in.
@@ -75,6 +85,11 @@ impl Default for Config {
             connections: 8192,
             lanes: 0,
             tensor_threads: 0,
+            price_per_ms: 0,
+            keep_data: Duration::from_secs(7 * 24 * 3600),
+            keep_predictions: Duration::from_secs(90 * 24 * 3600),
+            cache_bytes: 256 << 20,
+            cache_time: Duration::from_secs(24 * 3600),
             queue_limit: 1024,
             queue_wait: Duration::from_secs(60),
             queue_bytes: 512 << 20,

@@ -10,8 +10,8 @@ use maquette_sandbox::{Engine, EngineConfig, Error};
 use maquette_tensor::{Runtime, RuntimeConfig};
 
 pub(crate) use maquette_sandbox::{
-    Call, Cancel, Code, ErrorKind, Event, Failure, Guest, InputFile, Limits, Outcome, Part, Parts, Prepared,
-    STACK_BYTES, files, prepare,
+    Call, Cancel, Code, ErrorKind, Event, Failure, Guest, InputFile, Limits, Outcome, Output, OutputFile, Part, Parts,
+    Prepared, STACK_BYTES, files, prepare,
 };
 
 use crate::config::{Config, Grant};

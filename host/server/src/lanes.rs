@@ -150,6 +150,40 @@ impl Lanes {
         Ok(())
     }
 
+    /// Takes a job that was let in before, perhaps by an earlier process.
+    pub(crate) fn resubmit(&self, ticket: Ticket, job: Job) -> Result<(), Refusal> {
+        let mut state = self.shared.lock();
+        if state.closed {
+            return Err(Refusal::Closed);
+        }
+        state.push(Waiting {
+            ticket,
+            since: Instant::now(),
+            job,
+        });
+        drop(state);
+        self.shared.work.notify_one();
+        Ok(())
+    }
+
+    /// How many calls will be served before the one that `cancel` cancels, and in how many microseconds it will likely start;
+    /// nothing if it does not wait.
+    pub(crate) fn forecast(&self, cancel: &Cancel) -> Option<(usize, u64)> {
+        let state = self.shared.lock();
+        let lines = state.tenants.values().filter(|tenant| !tenant.queue.is_empty());
+        let lines = lines.map(|tenant| Line {
+            time: tenant.time,
+            calls: tenant
+                .queue
+                .iter()
+                .map(|waiting| (waiting.ticket.cost_us, waiting.ticket.cancel.is(cancel)))
+                .collect(),
+        });
+        let (before, us) = served_before(lines.collect())?;
+        let lanes = self.shared.bounds.lanes.max(1) as u64;
+        Some((before, us.saturating_add(state.running_us) / lanes))
+    }
+
     fn decide(&self, state: &State, ticket: &Ticket) -> Decision {
         let tenant = state.tenants.get(&ticket.tenant);
         let waits = tenant.is_some_and(|t| !t.queue.is_empty());
@@ -322,6 +356,30 @@ impl State {
             .map(|w| &w.ticket.cancel);
         let running = self.running.iter().flatten().map(|(_, cancel)| cancel);
         waiting.chain(running).for_each(Cancel::cancel);
+    }
+}
+
+/// A tenant's waiting calls: what each will cost, and whether it is the one that is looked for.
+struct Line {
+    time: u64,
+    calls: VecDeque<(u64, bool)>,
+}
+
+/// How many calls are served before the one that is looked for, and what they cost together: the queue played through.
+fn served_before(mut lines: Vec<Line>) -> Option<(usize, u64)> {
+    let (mut count, mut us) = (0, 0_u64);
+    loop {
+        let line = lines
+            .iter_mut()
+            .filter(|line| !line.calls.is_empty())
+            .min_by_key(|line| line.time)?;
+        let (cost, found) = line.calls.pop_front()?;
+        if found {
+            return Some((count, us));
+        }
+        line.time = line.time.saturating_add(cost.max(1));
+        count += 1;
+        us = us.saturating_add(cost);
     }
 }
 

@@ -16,6 +16,7 @@ mod lanes;
 mod metrics;
 mod names;
 mod openapi;
+mod predictions;
 mod prepare;
 mod problem;
 mod publish;

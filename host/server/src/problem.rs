@@ -98,6 +98,21 @@ impl Problem {
         )
     }
 
+    /// 409: what is there is in the way.
+    pub(crate) fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, "Conflict", "conflict", detail)
+    }
+
+    /// 422: no version that the caller may use has this name.
+    pub(crate) fn invalid_version() -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Invalid version or not permitted",
+            "invalid-version",
+            "The specified version does not exist (or perhaps you don't have permission to use it?)",
+        )
+    }
+
     /// 413: more than `limit` bytes.
     pub(crate) fn too_large(limit: u64) -> Self {
         let detail = format!("the request body may have at most {limit} bytes");
@@ -142,6 +157,16 @@ impl Problem {
     /// 422: what was sent contradicts itself or cannot be used.
     pub(crate) fn unprocessable(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Unprocessable", code, detail)
+    }
+
+    /// 402: the owner's spend limit leaves no room for this call.
+    pub(crate) fn spend_limit() -> Self {
+        Self::new(
+            StatusCode::PAYMENT_REQUIRED,
+            "Spend limit reached",
+            "spend-limit",
+            "this call would pass your spend limit; wait for the next day or month, or ask the operator for a higher one",
+        )
     }
 
     /// 429: this tenant holds its share of the queue already.

@@ -151,7 +151,7 @@ async fn steps(app: &Arc<App>, request: Request) -> Result<Published, Failed> {
         .model(&request.model)
         .and_then(|model| model.resolve(Some(&id.to_string())))
     {
-        app.shelf.put(version, guest, input);
+        app.shelf.put(version, guest, input, manifest.deterministic);
     }
     Ok(Published { id, new: true })
 }

@@ -10,12 +10,17 @@ use tokio::sync::oneshot;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::catalog::Version;
-use crate::engine::{Call, Cancel, Code, Event, Failure, Outcome, files};
+use crate::engine::{Call, Cancel, Code, Event, Failure, InputFile, Outcome, OutputFile, files};
 use crate::ids;
 use crate::lanes::{Refusal, Ticket};
+use crate::predictions::billing::{self, Reserved};
+use crate::predictions::cache::{self, CacheKey, Kept};
+use crate::predictions::record::Cached;
 use crate::problem::Problem;
 use crate::schema::FieldError;
 use crate::shelf::Ready;
+use crate::store::ledger::Use;
+use crate::store::now_ms;
 
 /// Bodies beyond this are parsed and checked on a blocking thread, so that other requests go on meanwhile.
 const LARGE_BODY: usize = 256 << 10;
@@ -39,12 +44,24 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// Where a call's outcome comes from.
+enum Origin {
+    Lane {
+        outcome: oneshot::Receiver<(Outcome, Duration)>,
+        reserved: Option<Reserved>,
+        key: Option<CacheKey>,
+    },
+    Cache(Arc<Kept>),
+}
+
 /// A call that was accepted.
 pub(crate) struct Running {
-    outcome: oneshot::Receiver<(Outcome, Duration)>,
+    from: Origin,
     started: Instant,
     version: Arc<Version>,
     ready: Arc<Ready>,
+    owner: Arc<str>,
+    token: String,
     /// Whether the caller may see the guest's inner life.
     contributor: bool,
     _cancel: CancelOnDrop,
@@ -62,45 +79,108 @@ pub(crate) struct Reply {
     pub(crate) compute_us: u64,
     /// From the end of the request to now.
     pub(crate) total_us: u64,
+    /// What the cache had to do with it.
+    pub(crate) cache: Cached,
 }
 
-/// Checks the input and queues the call. `started` is when the request had arrived whole.
-pub(crate) async fn start(
-    app: &Arc<App>,
-    principal: &Principal,
-    version: &Arc<Version>,
-    body: bytes::Bytes,
-    started: Instant,
-    events: Option<Listener>,
-) -> Result<Running, Problem> {
-    let ready = app.shelf.ready(version).await?;
-    let checked = if body.len() > LARGE_BODY {
-        let ready = Arc::clone(&ready);
-        let work = tokio::task::spawn_blocking(move || check(&ready, &body));
-        work.await.map_err(Problem::internal)?
-    } else {
-        check(&ready, &body)
-    };
-    let (input, files) = checked.inspect_err(|problem| app.metrics.refused(&ready.metrics, problem.code()))?;
+/// What is asked for.
+pub(crate) struct Ask<'a> {
+    pub(crate) principal: &'a Principal,
+    pub(crate) version: &'a Arc<Version>,
+    pub(crate) body: bytes::Bytes,
+    /// When the request had arrived whole.
+    pub(crate) started: Instant,
+    /// A fresh run, whatever is in the cache.
+    pub(crate) fresh: bool,
+    /// What URLs begin with.
+    pub(crate) origin: String,
+    pub(crate) events: Option<Listener>,
+}
 
+/// Checks the input and queues the call.
+pub(crate) async fn start(app: &Arc<App>, ask: Ask<'_>) -> Result<Running, Problem> {
+    let Ask {
+        principal,
+        version,
+        body,
+        started,
+        fresh,
+        origin,
+        events,
+    } = ask;
+    let ready = app.shelf.ready(version).await?;
+    let owner = principal.owner();
+    let size = body.len();
+    let parsed = if size > LARGE_BODY {
+        let parse = move || serde_json::from_slice(&body).map_err(|e| invalid_json(&e));
+        tokio::task::spawn_blocking(parse).await.map_err(Problem::internal)?
+    } else {
+        serde_json::from_slice(&body).map_err(|e| invalid_json(&e))
+    };
+    let found = async {
+        let mut input: Value = parsed?;
+        let files = checked(app, owner, &origin, &ready, &mut input, size).await?;
+        Ok((input, files))
+    };
+    let (input, files) = found
+        .await
+        .inspect_err(|problem: &Problem| app.metrics.refused(&ready.metrics, problem.code()))?;
+    let key = (!fresh && cache::is_deterministic(ready.deterministic, &input))
+        .then(|| cache::key(owner, version.id, &input, &files))
+        .flatten();
     let cancel = Cancel::default();
-    let held: usize = input.len() + files.iter().map(|file| file.bytes.len()).sum::<usize>();
+    let from = match key.as_ref().and_then(|key| app.predictions.cache.get(key)) {
+        Some(kept) => Origin::Cache(kept),
+        None => {
+            let price = app.config.price_per_ms;
+            let reserved = billing::reserve(&app.predictions.spend, owner, ready.cost_us(), price)?;
+            let timeout = billing::time_limit(reserved.as_ref(), price);
+            let call = Call {
+                input: input.to_string(),
+                files,
+                seed: ids::seed(),
+                timeout,
+                cancel: cancel.clone(),
+                events,
+            };
+            match submit(app, owner, &ready, call) {
+                Ok(outcome) => Origin::Lane { outcome, reserved, key },
+                Err(problem) => {
+                    billing::settle(&app.predictions.spend, reserved.as_ref(), 0);
+                    return Err(problem);
+                }
+            }
+        }
+    };
+    let contributor = principal.publishes_for(version.model.split('/').next().unwrap_or_default());
+    Ok(Running {
+        from,
+        started,
+        version: Arc::clone(version),
+        ready,
+        owner: Arc::clone(owner),
+        token: principal.token_id().to_owned(),
+        contributor,
+        _cancel: CancelOnDrop::new(cancel),
+    })
+}
+
+/// Puts a call before the lanes.
+fn submit(
+    app: &App,
+    owner: &Arc<str>,
+    ready: &Arc<Ready>,
+    call: Call,
+) -> Result<oneshot::Receiver<(Outcome, Duration)>, Problem> {
+    let held: usize = call.input.len() + call.files.iter().map(|file| file.bytes.len()).sum::<usize>();
     let ticket = Ticket {
-        tenant: Arc::clone(principal.owner()),
+        tenant: Arc::clone(owner),
         cost_us: ready.cost_us(),
         bytes: held as u64,
-        cancel: cancel.clone(),
-    };
-    let call = Call {
-        input,
-        files,
-        seed: ids::seed(),
-        timeout: None,
-        cancel: cancel.clone(),
-        events,
+        cancel: call.cancel.clone(),
     };
     let (done, outcome) = oneshot::channel();
-    let on_lane = Arc::clone(&ready);
+    let on_lane = Arc::clone(ready);
     let job = Box::new(move |waited: Duration| {
         if call.cancel.is_cancelled() {
             return;
@@ -110,24 +190,21 @@ pub(crate) async fn start(
         // Nobody listens if the caller left.
         let _ = done.send((outcome, waited));
     });
-    app.lanes.submit(ticket, job).map_err(|refusal| {
-        let problem = match refusal {
-            Refusal::OverShare(seconds) => Problem::over_share(seconds),
-            Refusal::Full(seconds) => Problem::busy("more calls wait than the server can serve in time", seconds),
-            Refusal::Closed => Problem::stopping(),
-        };
-        app.metrics.refused(&ready.metrics, problem.code());
-        problem
-    })?;
-    let contributor = principal.publishes_for(version.model.split('/').next().unwrap_or_default());
-    Ok(Running {
-        outcome,
-        started,
-        version: Arc::clone(version),
-        ready,
-        contributor,
-        _cancel: CancelOnDrop::new(cancel),
-    })
+    app.lanes
+        .submit(ticket, job)
+        .map_err(|refusal| refused(app, ready, refusal))?;
+    Ok(outcome)
+}
+
+/// A lane's refusal, counted, as the caller sees it.
+pub(crate) fn refused(app: &App, ready: &Ready, refusal: Refusal) -> Problem {
+    let problem = match refusal {
+        Refusal::OverShare(seconds) => Problem::over_share(seconds),
+        Refusal::Full(seconds) => Problem::busy("more calls wait than the server can serve in time", seconds),
+        Refusal::Closed => Problem::stopping(),
+    };
+    app.metrics.refused(&ready.metrics, problem.code());
+    problem
 }
 
 impl Running {
@@ -137,29 +214,49 @@ impl Running {
     }
 
     /// Waits for the end.
-    pub(crate) async fn finish(self, app: &App) -> Result<Reply, Problem> {
-        let Ok((outcome, waited)) = self.outcome.await else {
+    pub(crate) async fn finish(mut self, app: &App) -> Result<Reply, Problem> {
+        let from = std::mem::replace(&mut self.from, Origin::Cache(Arc::default()));
+        let (outcome, reserved, key) = match from {
+            Origin::Cache(kept) => return self.from_cache(app, &kept),
+            Origin::Lane { outcome, reserved, key } => (outcome.await, reserved, key),
+        };
+        let Ok((outcome, waited)) = outcome else {
+            billing::settle(&app.predictions.spend, reserved.as_ref(), 0);
             // The lanes dropped the job: it was cancelled while it waited, which only a stopping server does to one who waits.
             return Err(Problem::stopping());
         };
         let (queue_us, total_us) = (micros(waited), micros(self.started.elapsed()));
         let compute_us = outcome.report.compute_us;
+        let billed_ms = billing::billed_ms(compute_us);
+        let cost = billed_ms.saturating_mul(app.config.price_per_ms);
+        billing::settle(&app.predictions.spend, reserved.as_ref(), cost);
+        self.count(app, Cached::Off, compute_us, billed_ms, cost);
         match outcome.result {
             Ok(output) => {
                 app.metrics.served(&self.ready.metrics, queue_us, compute_us, total_us);
                 let json = if output.files.is_empty() {
-                    output.json
+                    output.json.clone()
                 } else {
-                    let mut value = serde_json::from_str(&output.json).map_err(Problem::internal)?;
-                    files::embed(&mut value, &output.files);
-                    value.to_string()
+                    with_files(&output.json, &output.files)?
                 };
+                let items = output.items;
+                if let Some(key) = key {
+                    let logs: String = outcome
+                        .report
+                        .logs
+                        .iter()
+                        .flat_map(|line| [line.message.as_str(), "\n"])
+                        .collect();
+                    let metrics = serde_json::to_string(&outcome.report.metrics).unwrap_or_default();
+                    app.predictions.cache.put(key, Kept::of(output, logs, metrics));
+                }
                 Ok(Reply {
                     json,
-                    items: output.items,
+                    items,
                     queue_us,
                     compute_us,
                     total_us,
+                    cache: if key.is_some() { Cached::Miss } else { Cached::Off },
                 })
             }
             Err(failure) => {
@@ -175,6 +272,47 @@ impl Running {
             }
         }
     }
+
+    fn from_cache(&self, app: &App, kept: &Kept) -> Result<Reply, Problem> {
+        let total_us = micros(self.started.elapsed());
+        app.metrics.served(&self.ready.metrics, 0, 0, total_us);
+        self.count(app, Cached::Hit, 0, 0, 0);
+        let json = if kept.files.is_empty() {
+            kept.json.clone()
+        } else {
+            with_files(&kept.json, &kept.files)?
+        };
+        Ok(Reply {
+            json,
+            items: 0,
+            queue_us: 0,
+            compute_us: 0,
+            total_us,
+            cache: Cached::Hit,
+        })
+    }
+
+    /// Adds to what the caller used.
+    fn count(&self, app: &App, cache: Cached, compute_us: u64, billed_ms: u64, cost: u64) {
+        app.predictions.meter.add(Use {
+            owner: Arc::clone(&self.owner),
+            day: now_ms().div_euclid(86_400_000),
+            model: Arc::clone(&self.version.model),
+            token: self.token.clone(),
+            predictions: 1,
+            cached: u64::from(cache == Cached::Hit),
+            compute_us,
+            billed_ms,
+            cost,
+        });
+    }
+}
+
+/// An output with its files inside.
+fn with_files(json: &str, of: &[OutputFile]) -> Result<String, Problem> {
+    let mut value = serde_json::from_str(json).map_err(Problem::internal)?;
+    files::embed(&mut value, of);
+    Ok(value.to_string())
 }
 
 /// What a caller sees of a call that failed:
@@ -212,16 +350,33 @@ fn explain(failure: Failure, contributor: bool) -> Problem {
     }
 }
 
-/// Parses an input, fills in defaults, checks it, and takes its files out.
-fn check(ready: &Ready, body: &[u8]) -> Result<(String, Vec<crate::engine::InputFile>), Problem> {
-    let mut input: Value = serde_json::from_slice(body).map_err(|e| invalid_json(&e))?;
-    fit(ready, &mut input).map_err(|errors| Problem::invalid_input(&errors))?;
-    let files = if ready.input.has_files() {
-        files::extract(ready.input.value(), &mut input).map_err(|e| Problem::invalid_input(&[field_of(&e.message)]))?
+/// Fills in an input's defaults, checks it, and takes its files out. `size` is how long it was as text.
+pub(crate) async fn checked(
+    _app: &Arc<App>,
+    _owner: &Arc<str>,
+    _origin: &str,
+    ready: &Arc<Ready>,
+    input: &mut Value,
+    size: usize,
+) -> Result<Vec<InputFile>, Problem> {
+    if size > LARGE_BODY {
+        let (mut value, ready) = (std::mem::take(input), Arc::clone(ready));
+        let work = move || {
+            let fits = fit(&ready, &mut value);
+            (fits, value)
+        };
+        let (fits, value) = tokio::task::spawn_blocking(work).await.map_err(Problem::internal)?;
+        *input = value;
+        fits
     } else {
-        Vec::new()
-    };
-    Ok((input.to_string(), files))
+        fit(ready, input)
+    }
+    .map_err(|errors| Problem::invalid_input(&errors))?;
+    if ready.input.has_files() {
+        files::extract(ready.input.value(), input).map_err(|e| Problem::invalid_input(&[field_of(&e.message)]))
+    } else {
+        Ok(Vec::new())
+    }
 }
 
 /// The 400 for a body that is not JSON.

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::StartError;
 use crate::app::App;
 use crate::config::Config;
-use crate::{gc, http};
+use crate::{gc, http, predictions};
 
 /// How often idle versions are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
@@ -58,6 +58,9 @@ impl Server {
             tracing::warn!(%address, "authentication is off: everybody who reaches this address is an admin");
         }
         let app = Arc::new(app);
+        predictions::load_spend(&app)
+            .await
+            .map_err(|e| StartError::Store(e.to_string()))?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(live(Arc::clone(&app), listener, stopped));
         let (models, versions) = app.catalog.now().count();
@@ -121,6 +124,26 @@ async fn live(app: Arc<App>, listener: TcpListener, stopped: oneshot::Receiver<(
         })
     };
     let _sweeping = AbortOnDrop(sweeping);
+    let resuming = Arc::clone(&app);
+    app.predictions.tasks.spawn(async move {
+        match predictions::resume(&resuming).await {
+            Ok(0) => {}
+            Ok(resumed) => tracing::info!(resumed, "predictions that had not ended are run again"),
+            Err(why) => tracing::error!(%why, "predictions that had not ended could not be looked for"),
+        }
+    });
+    let tending = {
+        let app = Arc::downgrade(&app);
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_secs(1));
+            for second in 0.. {
+                tick.tick().await;
+                let Some(app) = app.upgrade() else { return };
+                predictions::sweep(&app, second).await;
+            }
+        })
+    };
+    let _tending = AbortOnDrop(tending);
     tokio::select! {
         () = http::listen(&app, listener, &connections) => {}
         _ = stopped => {}
@@ -135,6 +158,13 @@ async fn live(app: Arc<App>, listener: TcpListener, stopped: oneshot::Receiver<(
         let _ = tokio::time::timeout(FLUSH, &mut closed).await;
     }
     close_lanes(&app).await;
+    // What has ended is written; what has not is left to the next start.
+    app.halt.send_replace(true);
+    app.predictions.tasks.close();
+    if tokio::time::timeout(FLUSH, app.predictions.tasks.wait()).await.is_err() {
+        tracing::warn!("some predictions' ends were not written in time; the next start runs them again");
+    }
+    predictions::flush(&app).await;
     tracing::info!("stopped");
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Ready {
     pub(crate) input: Schema,
     /// Whether its output is a list that grows item by item.
     pub(crate) iterator: bool,
+    /// Whether equal inputs have equal outputs, if its manifest says.
+    pub(crate) deterministic: Option<bool>,
     /// Its id, as a header.
     pub(crate) header: HeaderValue,
     /// Its figures.
@@ -81,6 +83,11 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    /// The version, if it is open.
+    pub(crate) fn ready(&self) -> Option<Arc<Ready>> {
+        self.get()
+    }
+
     fn get(&self) -> Option<Arc<Ready>> {
         self.ready.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -148,9 +155,9 @@ impl Shelf {
             return Err(problem.clone());
         }
         match self.open(version.id).await {
-            Ok((guest, input)) => {
+            Ok((guest, input, deterministic)) => {
                 *failed = None;
-                self.put(version, guest, input)
+                self.put(version, guest, input, deterministic)
                     .ok_or_else(|| Problem::internal("a version id is not a header"))
             }
             Err(why) => {
@@ -168,11 +175,18 @@ impl Shelf {
     }
 
     /// Places a version that is open already, such as one that was just published.
-    pub(crate) fn put(&self, version: &Arc<Version>, guest: Guest, input: Schema) -> Option<Arc<Ready>> {
+    pub(crate) fn put(
+        &self,
+        version: &Arc<Version>,
+        guest: Guest,
+        input: Schema,
+        deterministic: Option<bool>,
+    ) -> Option<Arc<Ready>> {
         let id = version.id.to_string();
         let output = &guest.description().output;
         let ready = Arc::new(Ready {
             iterator: output.get("x-cog-array-type").and_then(|v| v.as_str()) == Some("iterator"),
+            deterministic,
             header: HeaderValue::try_from(&id).ok()?,
             metrics: self.metrics.version(&version.model, &id),
             cost_us: AtomicU64::new(FIRST_COST_US),
@@ -219,7 +233,7 @@ impl Shelf {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    async fn open(&self, id: VersionId) -> Result<(Guest, Schema), String> {
+    async fn open(&self, id: VersionId) -> Result<(Guest, Schema, Option<bool>), String> {
         let stored = self.store.version(id).await.map_err(|e| e.to_string())?;
         let stored = stored.ok_or("its record is gone")?;
         let manifest = VersionManifest::from_json(&stored.manifest).map_err(|e| format!("its manifest: {e}"))?;
@@ -241,13 +255,14 @@ impl Shelf {
             }
         };
         match open(prepared).await {
-            Ok(opened) => Ok(opened),
+            Ok((guest, schema)) => Ok((guest, schema, manifest.deterministic)),
             Err(e) if e.kind == ErrorKind::Artifact => {
                 tracing::info!(version = %id, why = %e, "compiling a version again");
                 let prepared = self.preparer.prepare(&parts).await.map_err(|e| e.to_string())?;
                 let json = serde_json::to_string(&prepared).map_err(|e| e.to_string())?;
                 self.store.set_prepared(id, json).await.map_err(|e| e.to_string())?;
-                open(prepared).await.map_err(|e| e.to_string())
+                let (guest, schema) = open(prepared).await.map_err(|e| e.to_string())?;
+                Ok((guest, schema, manifest.deterministic))
             }
             Err(e) => Err(e.to_string()),
         }

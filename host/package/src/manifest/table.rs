@@ -125,6 +125,15 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// A member that is true or false, if it is there.
+    pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>> {
+        match self.find(key) {
+            None => Ok(None),
+            Some((_, DeValue::Boolean(value))) => Ok(Some(*value)),
+            Some((_, other)) => Err(self.kind(key, "true or false", other)),
+        }
+    }
+
     pub(super) fn string(&self, key: &str) -> Result<Option<String>> {
         match self.find(key) {
             None => Ok(None),

@@ -21,6 +21,7 @@ fn full() -> VersionManifest {
         description: "Sentence embeddings.\nGrüße.".into(),
         license: Some("Apache-2.0".into()),
         task: Some("text-embedding".into()),
+        deterministic: None,
         component: blob("component"),
         weights: BTreeMap::from([("model".into(), blob("weights"))]),
         assets: BTreeMap::from([
@@ -125,6 +126,7 @@ fn the_canonical_form_is_the_published_one() {
         description: String::new(),
         license: None,
         task: None,
+        deterministic: None,
         weights: BTreeMap::new(),
         assets: BTreeMap::new(),
         limits: Limits::default(),

@@ -4,11 +4,14 @@ pub(crate) mod body;
 mod models;
 mod ops;
 pub(crate) mod origin;
+mod predictions;
 mod publish;
 mod reply;
 mod run;
 mod sse;
+mod streams;
 mod tokens;
+mod usage;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -26,6 +29,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+pub(crate) use models::{parse_timestamp, timestamp};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
@@ -60,6 +64,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/models/{owner}/{name}/versions/{version}/run", post(run::version))
         .route("/v1/models/{owner}/{name}/aliases/{alias}", put(publish::alias))
+        .route("/v1/models/{owner}/{name}/predictions", post(predictions::of_model))
+        .route("/v1/predictions", get(predictions::list).post(predictions::create))
+        .route(
+            "/v1/predictions/{id}",
+            get(predictions::get).put(predictions::put).delete(predictions::remove),
+        )
+        .route("/v1/predictions/{id}/cancel", post(predictions::cancel))
+        .route("/v1/streams/{owner}/{id}", get(streams::stream))
+        .route("/v1/usage", get(usage::report))
+        .route("/v1/spend-limits/{owner}", put(usage::limit))
         .route("/v1/publish/missing", post(publish::missing))
         .route("/v1/blobs/{sha256}", put(publish::blob))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))

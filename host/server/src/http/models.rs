@@ -259,6 +259,57 @@ pub(crate) fn timestamp(ms: i64) -> String {
     )
 }
 
+/// Reads RFC 3339, such as `2026-11-23T15:04:05.678Z` or with an offset, as Unix milliseconds.
+pub(crate) fn parse_timestamp(text: &str) -> Option<i64> {
+    let bytes = text.as_bytes();
+    let number = |range: std::ops::Range<usize>| -> Option<i64> {
+        let digits = text.get(range)?;
+        digits
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| digits.parse().ok())?
+    };
+    let shape = |at: usize, expected: &[u8]| bytes.get(at).is_some_and(|b| expected.contains(b));
+    if !(shape(4, b"-") && shape(7, b"-") && shape(10, b"Tt ") && shape(13, b":") && shape(16, b":")) {
+        return None;
+    }
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let mut rest = text.get(19..)?;
+    let mut ms = 0;
+    if let Some(fraction) = rest.strip_prefix('.') {
+        let end = fraction.find(|c: char| !c.is_ascii_digit())?;
+        let digits = format!("{:0<3}", fraction.get(..end.min(3))?);
+        ms = digits.parse::<i64>().ok().filter(|_| end > 0)?;
+        rest = fraction.get(end..)?;
+    }
+    let offset = match rest {
+        "Z" | "z" => 0,
+        // In a query a plus that was not encoded arrives as a space.
+        _ if rest.len() == 6 && rest.is_ascii() && rest.as_bytes()[3] == b':' => {
+            let hours: i64 = rest[1..3].parse().ok().filter(|h| (0..24).contains(h))?;
+            let minutes: i64 = rest[4..6].parse().ok().filter(|m| (0..60).contains(m))?;
+            let sign = match rest.as_bytes()[0] {
+                b'+' | b' ' => 1,
+                b'-' => -1,
+                _ => return None,
+            };
+            sign * (hours * 60 + minutes)
+        }
+        _ => return None,
+    };
+    // The inverse of `timestamp`: days from a civil date.
+    let shifted = if month <= 2 { year - 1 } else { year };
+    let (era, year_of_era) = (shifted.div_euclid(400), shifted.rem_euclid(400));
+    let from_march = if month > 2 { month - 3 } else { month + 9 };
+    let day_of_year = (153 * from_march + 2) / 5 + day - 1;
+    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
+    Some((((days * 24 + hour) * 60 + minute - offset) * 60 + second) * 1000 + ms)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +323,30 @@ mod tests {
             (4_102_444_799_999, "2099-12-31T23:59:59.999Z"),
         ] {
             assert_eq!(timestamp(ms), text);
+            assert_eq!(parse_timestamp(text), Some(ms));
+        }
+        for (text, ms) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("1970-01-01T01:00:00+01:00", 0),
+            ("1970-01-01T01:00:00 01:00", 0),
+            ("1969-12-31T19:00:00.5-05:00", 500),
+            ("1970-01-01t00:00:00.0009999z", 0),
+        ] {
+            assert_eq!(parse_timestamp(text), Some(ms), "{text}");
+        }
+        for bad in [
+            "",
+            "now",
+            "1970-01-01",
+            "1970-13-01T00:00:00Z",
+            "1970-01-01T24:00:00Z",
+            "1970-01-01T00:00:00",
+            "1970-01-01T00:00:00.Z",
+            "1970-01-01T00:00:00+99:00",
+            "+970-01-01T00:00:00Z",
+            "1970-01-01T00:00:00é0:00",
+        ] {
+            assert_eq!(parse_timestamp(bad), None, "{bad}");
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::run::Reply;
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("x-maquette-version");
 /// The call's id.
 pub(crate) const PREDICTION: HeaderName = HeaderName::from_static("x-maquette-prediction");
+/// What the cache of identical inputs had to do with it.
+pub(crate) const CACHE: HeaderName = HeaderName::from_static("x-maquette-cache");
 const QUEUE_MS: HeaderName = HeaderName::from_static("x-maquette-queue-ms");
 const COMPUTE_MS: HeaderName = HeaderName::from_static("x-maquette-compute-ms");
 const TOTAL_MS: HeaderName = HeaderName::from_static("x-maquette-total-ms");
@@ -22,6 +24,7 @@ pub(crate) fn whole(reply: Reply, version: HeaderValue, prediction: HeaderValue)
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(VERSION, version);
     headers.insert(PREDICTION, prediction);
+    headers.insert(CACHE, HeaderValue::from_static(reply.cache.name()));
     times(headers, &reply);
     *response.body_mut() = Body::from(reply.json);
     response

@@ -10,13 +10,15 @@ use axum::http::header::ACCEPT;
 use axum::http::{HeaderMap, Request, Response};
 use axum::response::IntoResponse as _;
 
+use super::origin::origin;
 use super::{REQUEST_ID, body, reply, sse};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::catalog::Version;
 use crate::ids;
+use crate::predictions::request::Wishes;
 use crate::problem::Problem;
-use crate::run::start;
+use crate::run::{Ask, start};
 
 /// Runs what `latest` stands for.
 pub(crate) async fn latest(
@@ -59,13 +61,23 @@ async fn answer(
     let id = parts.headers.get(&REQUEST_ID).cloned().unwrap_or_else(ids::random);
     let (bytes, reserved) = body::read(app, &parts.headers, sent).await?;
     let started = Instant::now();
+    let fresh = Wishes::read(&parts.headers)?.fresh;
+    let ask = |body, events| Ask {
+        principal: &principal,
+        version: &version,
+        body,
+        started,
+        fresh,
+        origin: origin(&app.config, &parts.headers),
+        events,
+    };
     if wants_events(&parts.headers) {
         let (listener, events) = sse::channel();
-        let running = start(app, &principal, &version, bytes, started, Some(listener)).await?;
+        let running = start(app, ask(bytes, Some(listener))).await?;
         drop(reserved);
         return Ok(sse::stream(Arc::clone(app), running, events, id));
     }
-    let running = start(app, &principal, &version, bytes, started, None).await?;
+    let running = start(app, ask(bytes, None)).await?;
     drop(reserved);
     let header = running.ready().header.clone();
     Ok(match running.finish(app).await {

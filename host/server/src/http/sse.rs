@@ -140,9 +140,23 @@ fn event(name: &str, data: &str) -> Bytes {
     text.into()
 }
 
+/// Appends an event that a reader may go on from.
+pub(crate) fn event_with_id(text: &mut String, name: &str, id: &str, data: &str) {
+    text.push_str("event: ");
+    text.push_str(name);
+    text.push_str("\nid: ");
+    text.push_str(id);
+    for line in data.split(['\n', '\r']) {
+        text.push_str("\ndata: ");
+        text.push_str(line);
+    }
+    text.push_str("\n\n");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::predictions::record::Cached;
 
     fn reply(json: &str, items: usize) -> Reply {
         Reply {
@@ -151,6 +165,7 @@ mod tests {
             queue_us: 1000,
             compute_us: 0,
             total_us: 2500,
+            cache: Cached::Off,
         }
     }
 

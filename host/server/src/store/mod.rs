@@ -2,6 +2,7 @@
 //!
 //! A change is acknowledged only after its commit has reached the disk, and shows in the catalog only after that.
 
+pub(crate) mod ledger;
 mod migrations;
 mod reader;
 mod records;

@@ -1,0 +1,58 @@
+//! How long predictions are kept: their data for a while, their rows for longer, what they cost for good.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::app::App;
+use crate::store::{ledger, now_ms};
+
+/// Rows touched in one transaction, so that others wait shortly.
+const BATCH: usize = 500;
+
+/// How long a caller's key names a request, in milliseconds.
+const KEYS_MS: i64 = 24 * 3600 * 1000;
+
+/// Writes what was used, forgets what ended a while ago, and clears what is old. Called every second.
+pub(crate) async fn sweep(app: &Arc<App>, seconds: u64) {
+    app.predictions.expire();
+    flush(app).await;
+    if seconds % 60 != 0 {
+        return;
+    }
+    let now = now_ms();
+    let ago = |age: Duration| now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+    let (data, rows) = (ago(app.config.keep_data), ago(app.config.keep_predictions));
+    loop {
+        let swept = app
+            .store
+            .write(move |c| ledger::sweep(c, data, rows, now - KEYS_MS, BATCH as i64))
+            .await;
+        match swept {
+            Ok(touched) if touched >= BATCH => tokio::task::yield_now().await,
+            Ok(_) => break,
+            Err(e) => {
+                tracing::warn!("old predictions could not be cleared: {e}");
+                break;
+            }
+        }
+    }
+}
+
+/// Writes what calls without rows of their own have used.
+pub(crate) async fn flush(app: &App) {
+    let uses = app.predictions.meter.take();
+    if uses.is_empty() {
+        return;
+    }
+    let again = uses.clone();
+    let written = app
+        .store
+        .write(move |c| uses.iter().try_for_each(|used| ledger::count(c, used)))
+        .await;
+    if let Err(e) = written {
+        tracing::warn!("usage could not be written, trying again: {e}");
+        for used in again {
+            app.predictions.meter.add(used);
+        }
+    }
+}
