@@ -9,13 +9,16 @@ mod auth;
 mod catalog;
 mod config;
 mod engine;
+mod files;
 mod gc;
 mod http;
 mod ids;
+mod keyed;
 mod lanes;
 mod metrics;
 mod names;
 mod openapi;
+mod outbound;
 mod prepare;
 mod problem;
 mod publish;
@@ -26,6 +29,7 @@ mod server;
 mod shelf;
 mod shutdown;
 mod store;
+mod webhooks;
 
 use std::path::Path;
 
@@ -65,6 +69,9 @@ pub enum StartError {
     /// The sandbox engine or the tensor runtime could not be started.
     #[error("{0}")]
     Engine(String),
+    /// A setting does not read.
+    #[error("{0}")]
+    Setting(String),
     /// Threads could not be started.
     #[error("starting threads: {0}")]
     Threads(std::io::Error),
