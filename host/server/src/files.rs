@@ -1,13 +1,14 @@
 //! Files that callers send and outputs leave: kept for a while, counted against a quota, found by owner and id only.
 
 pub(crate) mod disk;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the engine of predictions"))]
 mod inputs;
 pub(crate) mod links;
-mod outputs;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the engine of predictions"))]
+pub(crate) mod outputs;
 mod records;
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +25,6 @@ use crate::problem::Problem;
 use crate::secrets::Secrets;
 use crate::store::{Store, StoreError, now_ms};
 use disk::{Disk, Incoming, Sums};
-#[expect(unused_imports, reason = "for the engine, which streams items")]
-pub(crate) use outputs::put_urls;
 pub(crate) use records::{File, Kind};
 
 /// The folder's name inside the data folder.

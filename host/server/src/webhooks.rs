@@ -8,6 +8,7 @@ mod schedule;
 mod sender;
 mod sign;
 mod teller;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the engine of predictions"))]
 pub(crate) mod throttle;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,8 +27,6 @@ use crate::schema::FieldError;
 use crate::secrets::Secrets;
 use crate::store::{Store, StoreError, now_ms};
 use records::{Delivery, Filter};
-#[cfg_attr(not(test), expect(unused_imports, reason = "for the engine's finishing transaction"))]
-pub(crate) use records::{NewDelivery, enqueue};
 use sign::Secret;
 use teller::{Note, Word};
 
@@ -100,6 +99,7 @@ impl Deliveries {
     ///
     /// # Errors
     /// 422 naming the field `webhook`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the engine of predictions"))]
     pub(crate) fn check_url(&self, url: &str) -> Result<Url, Problem> {
         self.outbound.check(url).map_err(|e| {
             let (field, message) = ("webhook".to_owned(), e.to_string());

@@ -68,7 +68,6 @@ impl Files {
     ///
     /// # Errors
     /// 422 naming the field; 503 when memory is short.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for callers with one file and no schema"))]
     pub(crate) async fn resolve(
         &self,
         owner: &Arc<str>,

@@ -1,6 +1,9 @@
 //! HTTP: the router, and the loop that accepts connections. What a path does stands in the module of its name.
 
 pub(crate) mod body;
+mod download;
+mod files;
+mod listing;
 mod models;
 mod ops;
 pub(crate) mod origin;
@@ -9,6 +12,8 @@ mod reply;
 mod run;
 mod sse;
 mod tokens;
+mod upload;
+mod webhooks;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -62,6 +67,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{owner}/{name}/aliases/{alias}", put(publish::alias))
         .route("/v1/publish/missing", post(publish::missing))
         .route("/v1/blobs/{sha256}", put(publish::blob))
+        .route("/v1/files", get(files::list).post(files::create))
+        .route("/v1/files/{id}", get(files::get).delete(files::remove))
+        .route("/v1/files/{id}/download", get(files::bytes))
+        .route("/v1/webhooks/default/secret", get(webhooks::secret))
+        .route("/v1/webhooks/deliveries", get(webhooks::list))
+        .route("/v1/webhooks/deliveries/{id}", get(webhooks::get))
+        .route("/v1/webhooks/deliveries/{id}/redeliver", post(webhooks::redeliver))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/openapi.json", get(ops::openapi))
