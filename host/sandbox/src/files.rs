@@ -33,44 +33,58 @@ pub fn index(reference: &str) -> Option<usize> {
 /// `invalid-input`, naming the field, for a URI of another kind or base64 that does not decode.
 pub fn extract(schema: &Value, input: &mut Value) -> Result<Vec<InputFile>, Error> {
     let mut files = Vec::new();
-    take(schema, schema, input, "", &mut files)?;
+    for Found { field, uri } in find(schema, input) {
+        files.push(decode(uri).map_err(|why| Error::invalid_input(format!("{field}: {why}")))?);
+        *uri = reference(files.len() - 1);
+    }
     Ok(files)
 }
 
-fn take(root: &Value, schema: &Value, value: &mut Value, field: &str, files: &mut Vec<InputFile>) -> Result<(), Error> {
+/// A place in an input where a file belongs.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// The field as callers write it, such as `images[1]`.
+    pub field: String,
+    /// What the caller put there.
+    pub uri: &'a mut String,
+}
+
+/// Every string of an input whose schema says `format: uri`, in the order of the input.
+pub fn find<'a>(schema: &Value, input: &'a mut Value) -> Vec<Found<'a>> {
+    let mut found = Vec::new();
+    seek(schema, schema, input, String::new(), &mut found);
+    found
+}
+
+fn seek<'a>(root: &Value, schema: &Value, value: &'a mut Value, field: String, found: &mut Vec<Found<'a>>) {
     let schema = resolve(root, schema);
-    if let Value::String(text) = value {
-        if is_uri(root, schema) {
-            files.push(decode(text).map_err(|why| Error::invalid_input(format!("{field}: {why}")))?);
-            *text = reference(files.len() - 1);
-        }
-        return Ok(());
-    }
     match value {
+        Value::String(uri) => {
+            if is_uri(root, schema) {
+                found.push(Found { field, uri });
+            }
+        }
         Value::Array(items) => {
-            if let Some(of) = schema.get("items") {
+            if let Some(of) = options(root, schema).find_map(|s| s.get("items")) {
                 for (i, item) in items.iter_mut().enumerate() {
-                    take(root, of, item, &format!("{field}[{i}]"), files)?;
+                    seek(root, of, item, format!("{field}[{i}]"), found);
                 }
             }
         }
         Value::Object(fields) => {
-            if let Some(properties) = schema.get("properties").and_then(Value::as_object) {
-                for (name, of) in properties {
-                    if let Some(inner) = fields.get_mut(name) {
-                        let field = if field.is_empty() {
-                            name.clone()
-                        } else {
-                            format!("{field}.{name}")
-                        };
-                        take(root, of, inner, &field, files)?;
-                    }
+            for (name, inner) in fields.iter_mut() {
+                if let Some(of) = options(root, schema).find_map(|s| s.get("properties")?.get(name)) {
+                    let field = if field.is_empty() {
+                        name.clone()
+                    } else {
+                        format!("{field}.{name}")
+                    };
+                    seek(root, of, inner, field, found);
                 }
             }
         }
         _ => {}
     }
-    Ok(())
 }
 
 /// Follows a `$ref` into the schema's own definitions, a few steps at most.
@@ -88,19 +102,25 @@ fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
     at
 }
 
-fn is_uri(root: &Value, schema: &Value) -> bool {
-    let direct = schema.get("format").and_then(Value::as_str) == Some("uri");
-    let nested = ["anyOf", "allOf", "oneOf"].iter().any(|key| {
-        let options = schema.get(key).and_then(Value::as_array);
-        options.is_some_and(|o| {
-            o.iter()
-                .any(|s| resolve(root, s).get("format").and_then(Value::as_str) == Some("uri"))
-        })
-    });
-    direct || nested
+/// A schema and the alternatives inside it, as of an optional field.
+fn options<'a>(root: &'a Value, schema: &'a Value) -> impl Iterator<Item = &'a Value> {
+    let nested = ["anyOf", "allOf", "oneOf"]
+        .into_iter()
+        .filter_map(|key| schema.get(key)?.as_array())
+        .flatten()
+        .map(|option| resolve(root, option));
+    std::iter::once(schema).chain(nested)
 }
 
-fn decode(uri: &str) -> Result<InputFile, String> {
+fn is_uri(root: &Value, schema: &Value) -> bool {
+    options(root, schema).any(|s| s.get("format").and_then(Value::as_str) == Some("uri"))
+}
+
+/// The file inside a `data:` URI.
+///
+/// # Errors
+/// What is wrong with the URI.
+pub fn decode(uri: &str) -> Result<InputFile, String> {
     let Some(rest) = uri.strip_prefix("data:") else {
         return Err("expected a `data:` URI such as `data:image/png;base64,…`".to_owned());
     };
@@ -153,14 +173,26 @@ fn percent_decode(text: &str) -> Result<Vec<u8>, String> {
 
 /// Replaces every reference in an output by the file itself, as a `data:` URI. A reference to a file that is not there stays.
 pub fn embed(output: &mut Value, files: &[OutputFile]) {
+    replace(output, &|index| {
+        let file = files.get(index)?;
+        Some(format!(
+            "data:{};base64,{}",
+            file.media_type,
+            STANDARD.encode(&file.bytes)
+        ))
+    });
+}
+
+/// Replaces every reference in an output by what stands for that file from now on. Where that is nothing, the reference stays.
+pub fn replace(output: &mut Value, stand_in: &impl Fn(usize) -> Option<String>) {
     match output {
         Value::String(text) => {
-            if let Some(file) = index(text).and_then(|i| files.get(i)) {
-                *text = format!("data:{};base64,{}", file.media_type, STANDARD.encode(&file.bytes));
+            if let Some(new) = index(text).and_then(stand_in) {
+                *text = new;
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| embed(item, files)),
-        Value::Object(fields) => fields.values_mut().for_each(|value| embed(value, files)),
+        Value::Array(items) => items.iter_mut().for_each(|item| replace(item, stand_in)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| replace(value, stand_in)),
         _ => {}
     }
 }
@@ -223,6 +255,18 @@ mod tests {
             output,
             json!([{"out": "data:text/plain;base64,b2s="}, "maquette-file:9"])
         );
+    }
+
+    #[test]
+    fn files_of_optional_fields_are_found() {
+        let list = json!({"anyOf": [{"type": "array", "items": {"format": "uri"}}, {"type": "null"}]});
+        let pair = json!({"allOf": [{"$ref": "#/$defs/Pair"}]});
+        let schema = json!({"properties": {"a": list, "b": pair, "c": list},
+            "$defs": {"Pair": {"properties": {"left": {"format": "uri"}, "note": {"type": "string"}}}}});
+        let mut input = json!({"a": ["data:,x", "data:,y"], "b": {"left": "data:,z", "note": "data:,n"}, "c": null});
+        assert_eq!(extract(&schema, &mut input).unwrap().len(), 3);
+        let expected = json!({"a": ["maquette-file:0", "maquette-file:1"], "b": {"left": "maquette-file:2", "note": "data:,n"}, "c": null});
+        assert_eq!(input, expected);
     }
 
     #[test]

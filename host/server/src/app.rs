@@ -17,6 +17,7 @@ use crate::auth::{self, Principal, Scope, Scopes, Token};
 use crate::catalog::{Catalog, Snapshot};
 use crate::config::Config;
 use crate::engine::Sandboxes;
+use crate::files::Files;
 use crate::http::body::Memory;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
@@ -24,11 +25,13 @@ use crate::predictions::Predictions;
 use crate::predictions::billing::Spend;
 use crate::predictions::cache::Cache;
 use crate::predictions::record::Prediction;
+use crate::outbound::Outbound;
 use crate::prepare::Preparer;
 use crate::problem::Problem;
 use crate::secrets::Secrets;
 use crate::shelf::Shelf;
 use crate::store::{Store, now_ms};
+use crate::webhooks::Deliveries;
 
 /// The admin token's file name inside the data folder, and its id in the catalog.
 const TOKEN_FILE: &str = "admin.token";
@@ -49,6 +52,10 @@ pub(crate) struct App {
     pub(crate) lanes: Lanes,
     pub(crate) predictions: Predictions,
     pub(crate) metrics: Arc<Metrics>,
+    /// What callers sent and outputs left.
+    pub(crate) files: Files,
+    /// Webhooks on their way.
+    pub(crate) deliveries: Deliveries,
     /// Memory for bodies being read and parsed.
     pub(crate) memory: Memory,
     pub(crate) publishes: Semaphore,
@@ -87,6 +94,7 @@ impl App {
         let blobs = BlobStore::open(&blobs).map_err(|e| StartError::Blobs(e.to_string()))?;
         let cache = folder(&data.join("cache"))?;
         let cache = fs::canonicalize(&cache).map_err(|e| StartError::file(&cache, e))?;
+        let outbound = Outbound::new(&config.outbound_allow).map_err(StartError::Setting)?;
         let catalog = Arc::new(Catalog::default());
         let store = Arc::new(Store::open(&data, &catalog).map_err(|e| StartError::Store(e.to_string()))?);
 
@@ -114,6 +122,22 @@ impl App {
             config.open_versions,
             config.idle,
         );
+        let memory = Memory::new(config.body_memory_bytes);
+        let files = Files::open(
+            &config,
+            Arc::clone(&store),
+            secrets.clone(),
+            outbound.clone(),
+            memory.clone(),
+            Arc::clone(&metrics),
+        )?;
+        let deliveries = Deliveries::new(
+            &config,
+            Arc::clone(&store),
+            secrets.clone(),
+            outbound,
+            Arc::clone(&metrics),
+        );
         let admin = Token {
             id: TOKEN_FILE.to_owned(),
             hash: auth::hash(&admin_token),
@@ -125,7 +149,9 @@ impl App {
         let cache = Cache::new(config.cache_bytes, config.cache_time);
         let app = Self {
             predictions: Predictions::new(cache, Spend::default()),
-            memory: Memory::new(config.body_memory_bytes),
+            memory,
+            files,
+            deliveries,
             publishes: Semaphore::new(config.publishes.max(1)),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             connections: Arc::new(Semaphore::new(config.connections.max(1))),

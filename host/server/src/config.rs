@@ -67,6 +67,25 @@ pub struct Config {
     pub drain: Duration,
     /// Blobs that no version uses are removed at start when they are older than this; `None` keeps them.
     pub orphan_age: Option<Duration>,
+    /// The largest file that a caller may upload, name by URL, or get as an output's file, in bytes.
+    pub max_file_bytes: u64,
+    /// Files that one owner may keep, in bytes together; each counts 4 KiB more than it has.
+    pub files_per_owner_bytes: u64,
+    /// How long an uploaded file is kept.
+    pub file_ttl: Duration,
+    /// How long an output's file is kept.
+    pub output_ttl: Duration,
+    /// What the files of one input may have together, in bytes.
+    pub input_files_bytes: u64,
+    /// How long fetching one file of an input by its URL may take.
+    pub fetch_timeout: Duration,
+    /// Where the server may go for a caller although it is not the public internet: networks (`10.1.0.0/16`), addresses (`10.1.2.3`),
+    /// or addresses and names with a port (`127.0.0.1:9000`, `hooks.internal:9000`).
+    pub outbound_allow: Vec<String>,
+    /// How long a webhook's receiver may take to answer.
+    pub webhook_timeout: Duration,
+    /// How long webhooks that were delivered or given up stay in the log.
+    pub delivery_log: Duration,
 }
 
 impl Default for Config {
@@ -101,6 +120,15 @@ impl Default for Config {
             publishes: 2,
             drain: Duration::from_secs(30),
             orphan_age: Some(Duration::from_secs(24 * 3600)),
+            max_file_bytes: 100 << 20,
+            files_per_owner_bytes: 10 << 30,
+            file_ttl: Duration::from_secs(24 * 3600),
+            output_ttl: Duration::from_secs(3600),
+            input_files_bytes: 256 << 20,
+            fetch_timeout: Duration::from_secs(30),
+            outbound_allow: Vec::new(),
+            webhook_timeout: Duration::from_secs(10),
+            delivery_log: Duration::from_secs(7 * 24 * 3600),
         }
     }
 }

@@ -9,14 +9,17 @@ mod auth;
 mod catalog;
 mod config;
 mod engine;
+mod files;
 mod gc;
 mod http;
 mod ids;
+mod keyed;
 mod lanes;
 mod metrics;
 mod names;
 mod openapi;
 mod predictions;
+mod outbound;
 mod prepare;
 mod problem;
 mod publish;
@@ -27,6 +30,7 @@ mod server;
 mod shelf;
 mod shutdown;
 mod store;
+mod webhooks;
 
 use std::path::Path;
 
@@ -66,6 +70,9 @@ pub enum StartError {
     /// The sandbox engine or the tensor runtime could not be started.
     #[error("{0}")]
     Engine(String),
+    /// A setting does not read.
+    #[error("{0}")]
+    Setting(String),
     /// Threads could not be started.
     #[error("starting threads: {0}")]
     Threads(std::io::Error),

@@ -1,5 +1,7 @@
 //! Figures for the operator, in the OpenMetrics text format. Names are in seconds and bytes; counters end in `_total`.
 
+mod outside;
+
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -57,6 +59,8 @@ pub(crate) struct Metrics {
     ok: Counter,
     publishes: Family<StepLabels, Counter>,
     gauges: Gauges,
+    /// Files and webhooks.
+    pub(crate) outside: outside::Outside,
 }
 
 #[derive(Default)]
@@ -141,8 +145,10 @@ impl Metrics {
         registry.register("models", "Models published", gauges.models.clone());
         registry.register("versions", "Versions published", gauges.versions.clone());
         registry.register("connections", "Connections open", gauges.connections.clone());
+        let outside = outside::Outside::new(&mut registry);
         Self {
             registry,
+            outside,
             calls,
             total,
             queue,

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulShutdown;
@@ -18,6 +18,9 @@ use crate::{gc, http, predictions};
 
 /// How often idle versions are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
+
+/// How often expired files and old deliveries are looked for, at least.
+const FORGET: Duration = Duration::from_secs(60);
 
 /// How long connections may take to hand over their last bytes once every call has ended.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -51,6 +54,7 @@ impl Server {
                 Err(why) => tracing::warn!(why, "old blobs were not looked for"),
             }
         }
+        app.files.reconcile().await.map_err(StartError::Store)?;
         let fail = |cause| StartError::Bind { address: bind, cause };
         let listener = TcpListener::bind(bind).await.map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
@@ -144,6 +148,8 @@ async fn live(app: Arc<App>, listener: TcpListener, stopped: oneshot::Receiver<(
         })
     };
     let _tending = AbortOnDrop(tending);
+    let _forgetting = AbortOnDrop(tokio::spawn(forget(Arc::downgrade(&app))));
+    let mut sending: Vec<_> = app.deliveries.start().into_iter().map(AbortOnDrop).collect();
     tokio::select! {
         () = http::listen(&app, listener, &connections) => {}
         _ = stopped => {}
@@ -165,7 +171,37 @@ async fn live(app: Arc<App>, listener: TcpListener, stopped: oneshot::Receiver<(
         tracing::warn!("some predictions' ends were not written in time; the next start runs them again");
     }
     predictions::flush(&app).await;
+    // What is on its way is sent again after the next start.
+    for task in &mut sending {
+        task.0.abort();
+        let _ = (&mut task.0).await;
+    }
     tracing::info!("stopped");
+}
+
+/// Removes, every now and then, what is not kept for ever: expired files and old deliveries.
+async fn forget(app: Weak<App>) {
+    loop {
+        let Some(period) = app.upgrade().map(|app| {
+            let shortest = app
+                .config
+                .file_ttl
+                .min(app.config.output_ttl)
+                .min(app.config.delivery_log);
+            (shortest / 4).clamp(Duration::from_millis(100), FORGET)
+        }) else {
+            return;
+        };
+        tokio::time::sleep(period).await;
+        let Some((files, deliveries)) = app.upgrade().map(|app| (app.files.clone(), app.deliveries.clone())) else {
+            return;
+        };
+        for result in [files.sweep().await.map(|_| ()), deliveries.sweep().await] {
+            if let Err(e) = result {
+                tracing::warn!("what has expired could not be removed: {e}");
+            }
+        }
+    }
 }
 
 /// Ends the lanes' threads, cancelling what is still on them.

@@ -42,7 +42,8 @@ impl Memory {
         }
     }
 
-    fn reserve(&self) -> Reserved {
+    /// A part of it, still empty.
+    pub(crate) fn reserve(&self) -> Reserved {
         Reserved {
             used: Arc::clone(&self.used),
             limit: self.limit,
@@ -53,7 +54,7 @@ impl Memory {
 
 impl Reserved {
     /// Takes more, or refuses.
-    fn grow(&mut self, bytes: u64) -> Result<(), Problem> {
+    pub(crate) fn grow(&mut self, bytes: u64) -> Result<(), Problem> {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > self.limit {
             self.used.fetch_sub(bytes, Ordering::Relaxed);

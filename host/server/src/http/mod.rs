@@ -1,6 +1,9 @@
 //! HTTP: the router, and the loop that accepts connections. What a path does stands in the module of its name.
 
 pub(crate) mod body;
+mod download;
+mod files;
+mod listing;
 mod models;
 mod ops;
 pub(crate) mod origin;
@@ -12,6 +15,8 @@ mod sse;
 mod streams;
 mod tokens;
 mod usage;
+mod upload;
+mod webhooks;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -76,6 +81,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/spend-limits/{owner}", put(usage::limit))
         .route("/v1/publish/missing", post(publish::missing))
         .route("/v1/blobs/{sha256}", put(publish::blob))
+        .route("/v1/files", get(files::list).post(files::create))
+        .route("/v1/files/{id}", get(files::get).delete(files::remove))
+        .route("/v1/files/{id}/download", get(files::bytes))
+        .route("/v1/webhooks/default/secret", get(webhooks::secret))
+        .route("/v1/webhooks/deliveries", get(webhooks::list))
+        .route("/v1/webhooks/deliveries/{id}", get(webhooks::get))
+        .route("/v1/webhooks/deliveries/{id}/redeliver", post(webhooks::redeliver))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/openapi.json", get(ops::openapi))
