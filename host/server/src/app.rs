@@ -21,11 +21,11 @@ use crate::files::Files;
 use crate::http::body::Memory;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
+use crate::outbound::Outbound;
 use crate::predictions::Predictions;
 use crate::predictions::billing::Spend;
 use crate::predictions::cache::Cache;
 use crate::predictions::record::Prediction;
-use crate::outbound::Outbound;
 use crate::prepare::Preparer;
 use crate::problem::Problem;
 use crate::secrets::Secrets;
@@ -197,6 +197,9 @@ impl App {
 impl App {
     /// A prediction has ended, on disk as well.
     pub(crate) fn ended(&self, row: &Prediction) {
+        if row.webhook.is_some() {
+            self.deliveries.finished(&row.owner, &row.id);
+        }
         tracing::debug!(id = %row.id, model = %row.model, status = row.status.name(), "a prediction ended");
     }
 }

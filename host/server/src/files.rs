@@ -1,10 +1,8 @@
 //! Files that callers send and outputs leave: kept for a while, counted against a quota, found by owner and id only.
 
 pub(crate) mod disk;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the engine of predictions"))]
 mod inputs;
 pub(crate) mod links;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the engine of predictions"))]
 pub(crate) mod outputs;
 mod records;
 

@@ -219,6 +219,11 @@ impl Problem {
         self.0.code
     }
 
+    /// What failed and what to do, in words.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// The body as JSON.
     pub(crate) fn body(&self) -> Value {
         let inner = &*self.0;

@@ -217,7 +217,7 @@ impl Running {
     pub(crate) async fn finish(mut self, app: &App) -> Result<Reply, Problem> {
         let from = std::mem::replace(&mut self.from, Origin::Cache(Arc::default()));
         let (outcome, reserved, key) = match from {
-            Origin::Cache(kept) => return self.from_cache(app, &kept),
+            Origin::Cache(kept) => return self.cached(app, &kept),
             Origin::Lane { outcome, reserved, key } => (outcome.await, reserved, key),
         };
         let Ok((outcome, waited)) = outcome else {
@@ -273,7 +273,7 @@ impl Running {
         }
     }
 
-    fn from_cache(&self, app: &App, kept: &Kept) -> Result<Reply, Problem> {
+    fn cached(&self, app: &App, kept: &Kept) -> Result<Reply, Problem> {
         let total_us = micros(self.started.elapsed());
         app.metrics.served(&self.ready.metrics, 0, 0, total_us);
         self.count(app, Cached::Hit, 0, 0, 0);
@@ -352,9 +352,9 @@ fn explain(failure: Failure, contributor: bool) -> Problem {
 
 /// Fills in an input's defaults, checks it, and takes its files out. `size` is how long it was as text.
 pub(crate) async fn checked(
-    _app: &Arc<App>,
-    _owner: &Arc<str>,
-    _origin: &str,
+    app: &Arc<App>,
+    owner: &Arc<str>,
+    origin: &str,
     ready: &Arc<Ready>,
     input: &mut Value,
     size: usize,
@@ -373,7 +373,9 @@ pub(crate) async fn checked(
     }
     .map_err(|errors| Problem::invalid_input(&errors))?;
     if ready.input.has_files() {
-        files::extract(ready.input.value(), input).map_err(|e| Problem::invalid_input(&[field_of(&e.message)]))
+        app.files
+            .extract_inputs(owner, origin, ready.input.value(), input)
+            .await
     } else {
         Ok(Vec::new())
     }
@@ -401,15 +403,6 @@ fn fit(ready: &Ready, input: &mut Value) -> Result<(), Vec<FieldError>> {
     }
     ready.input.fill(input);
     ready.input.check(input)
-}
-
-/// `images[1]: expected …` as a field and a message.
-fn field_of(message: &str) -> FieldError {
-    let (field, message) = message.split_once(": ").unwrap_or(("", message));
-    FieldError {
-        field: field.to_owned(),
-        message: message.to_owned(),
-    }
 }
 
 fn micros(duration: Duration) -> u64 {

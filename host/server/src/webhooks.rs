@@ -8,7 +8,6 @@ mod schedule;
 mod sender;
 mod sign;
 mod teller;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the engine of predictions"))]
 pub(crate) mod throttle;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,7 +98,6 @@ impl Deliveries {
     ///
     /// # Errors
     /// 422 naming the field `webhook`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the engine of predictions"))]
     pub(crate) fn check_url(&self, url: &str) -> Result<Url, Problem> {
         self.outbound.check(url).map_err(|e| {
             let (field, message) = ("webhook".to_owned(), e.to_string());
@@ -113,19 +111,14 @@ impl Deliveries {
     }
 
     /// Says that a prediction's end was put into the outbox: it is sent at once, and what waits to be told of it no more.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for the engine, after its finishing transaction")
-    )]
-    pub(crate) fn finished(&self, prediction_id: &str) {
+    pub(crate) fn finished(&self, owner: &str, prediction_id: &str) {
         // A teller with no ear left tells at most what is out of date.
-        let _ = self.words.try_send(Word::Finished(prediction_id.to_owned()));
+        let _ = self.words.try_send(Word::Finished(format!("{owner} {prediction_id}")));
         self.wake();
     }
 
     /// Tells of an event that is soon out of date (`start`, `output`, `logs`): once, in order within the prediction, if there is
     /// room. Never blocks; may be called from any thread. The caller sees to it that it is not too often (see [`throttle`]).
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the engine"))]
     pub(crate) fn tell(&self, owner: &str, prediction_id: &str, url: &str, event: &'static str, body: String) {
         let kib = u32::try_from(body.len() / 1024 + 1).unwrap_or(u32::MAX);
         let Ok(memory) = Arc::clone(&self.memory).try_acquire_many_owned(kib) else {
@@ -139,7 +132,7 @@ impl Deliveries {
             body: body.into(),
         };
         let note = Note {
-            prediction_id: prediction_id.to_owned(),
+            prediction: format!("{owner} {prediction_id}"),
             message,
             memory,
         };

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::time::{Duration, Instant};
 
 use common::{Host, Reply, connect, head};

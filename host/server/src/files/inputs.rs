@@ -68,6 +68,7 @@ impl Files {
     ///
     /// # Errors
     /// 422 naming the field; 503 when memory is short.
+    #[cfg(test)]
     pub(crate) async fn resolve(
         &self,
         owner: &Arc<str>,

@@ -12,10 +12,10 @@ mod publish;
 mod reply;
 mod run;
 mod sse;
-mod streams;
+pub(crate) mod streams;
 mod tokens;
-mod usage;
 mod upload;
+mod usage;
 mod webhooks;
 
 use std::convert::Infallible;

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::origin::origin;
+use super::streams::shown;
 use super::{body, parse_timestamp, reply, streams};
 use crate::app::App;
 use crate::auth::{self, Principal, Scope};
@@ -144,6 +145,9 @@ async fn make(
     }
     let secret = parts.headers.get(axum::http::header::AUTHORIZATION);
     let secret = secret.and_then(|v| v.to_str().ok()).and_then(auth::credential);
+    if let Some(hook) = &body.webhook {
+        app.deliveries.check_url(&hook.url)?;
+    }
     let (named, told) = (id.is_some() || wishes.key.is_some(), body.webhook.is_some());
     let ask = Ask {
         version,
@@ -271,11 +275,6 @@ async fn answer(app: &App, live: &Arc<Live>, wishes: &Wishes, known: bool) -> Re
     response
 }
 
-/// A prediction as JSON text.
-fn shown(app: &App, row: &Prediction, waits: Option<Waits>) -> String {
-    view::object(row, &streams::path(app, &row.owner, &row.id), waits)
-}
-
 fn waits(app: &App, live: &Live, row: &Prediction) -> Option<Waits> {
     if row.status != Status::Starting {
         return None;
@@ -370,6 +369,7 @@ pub(crate) async fn remove(
         return Err(missing());
     }
     app.predictions.drop_ended(owner, &id);
+    app.files.delete_outputs(owner, &id).await.map_err(Problem::internal)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

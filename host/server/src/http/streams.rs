@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::predictions::live::{Live, News, Position};
 use crate::predictions::record::Prediction;
 use crate::predictions::status::Status;
+use crate::predictions::view::{self, Waits};
 use crate::problem::Problem;
 use crate::store::ledger;
 
@@ -33,6 +34,11 @@ const PURPOSE: &str = "stream";
 pub(crate) fn path(app: &App, owner: &str, id: &str) -> String {
     let signature = hex::encode(app.secrets.sign(PURPOSE, &format!("{owner} {id}")));
     format!("/v1/streams/{owner}/{id}?signature={signature}")
+}
+
+/// A prediction as JSON text, with the URL of its stream.
+pub(crate) fn shown(app: &App, row: &Prediction, waits: Option<Waits>) -> String {
+    view::object(row, &path(app, &row.owner, &row.id), waits)
 }
 
 /// What makes the URL a capability.

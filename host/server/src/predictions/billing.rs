@@ -168,7 +168,10 @@ pub(crate) fn settle(spend: &Spend, reserved: Option<&Reserved>, cost: u64) {
 
 /// Uses of calls that leave no row of their own, added up until they are written together.
 #[derive(Default)]
-pub(crate) struct Meter(Mutex<HashMap<(Arc<str>, i64, Arc<str>, String), Use>>);
+pub(crate) struct Meter(Mutex<HashMap<Line, Use>>);
+
+/// Owner, day, model and token.
+type Line = (Arc<str>, i64, Arc<str>, String);
 
 impl Meter {
     /// Adds one.

@@ -11,13 +11,15 @@ use tokio::time::Instant;
 use super::billing::{self, Reserved};
 use super::cache::{self, CacheKey, Kept};
 use super::live::{Live, Reason};
-use super::record::{Cached, Prediction, Source, Took, Webhook};
+use super::record::{Cached, Events, Prediction, Source, Took, Webhook};
 use super::request::redact;
 use super::status::Status;
+use super::telling::Telling;
 use crate::app::App;
 use crate::auth::Principal;
 use crate::catalog::Version;
-use crate::engine::{Call, Code, Failure, InputFile, Outcome, Output, files};
+use crate::engine::{Call, Code, Failure, InputFile, Outcome, Output, OutputFile};
+use crate::http::streams::shown;
 use crate::ids;
 use crate::lanes::{Job as LaneJob, Ticket};
 use crate::problem::Problem;
@@ -25,6 +27,7 @@ use crate::run::{checked, refused};
 use crate::shelf::Ready;
 use crate::store::ledger::{self, IdempotencyKey};
 use crate::store::{StoreError, now_ms};
+use crate::webhooks::records::{NewDelivery, enqueue};
 
 /// How long the row of a call whose caller waits for the end may stay unwritten: most such calls are over by then and are
 /// written once.
@@ -205,12 +208,12 @@ async fn answer_from_cache(
 ) -> Result<Arc<Live>, Problem> {
     row.cache = Cached::Hit;
     let items = take_over(app, &mut row, kept).await.map_err(Problem::internal)?;
-    let (name, ended) = (work.name, row.clone());
+    let (name, ended, told) = (work.name, row.clone(), announcement(app, &row));
     let live = Live::new(row);
     app.store
         .write(move |c| {
             ledger::insert(c, &ended, name.as_ref())?;
-            announce(c, &ended)
+            announce(c, told.as_ref())
         })
         .await
         .map_err(not_written)?;
@@ -382,6 +385,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
     tokio::pin!(deadline, hold);
     // Whoever created it may have written it already.
     let mut recorded = job.recorded || live.is_recorded();
+    let mut telling = Telling::new(&begun);
     let outcome = loop {
         tokio::select! {
             biased;
@@ -401,7 +405,9 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
                 if let (Some(_), false) = live.stopping() {
                     break None;
                 }
+                telling.changed(&app, &live);
             }
+            () = telling.due() => telling.tell(&app, &live),
         }
     };
     if let Some(key) = &job.key
@@ -535,17 +541,22 @@ async fn succeeded(app: &App, live: &Live, row: &mut Prediction, output: Output,
 
 /// An output with its files where callers find them: its JSON, and the items of one that grows.
 async fn placed(
-    _app: &App,
-    _row: &Prediction,
+    app: &App,
+    row: &Prediction,
     json: &str,
-    files: &[crate::engine::OutputFile],
+    files: &[OutputFile],
     items: &[Arc<str>],
 ) -> Result<(String, Vec<Arc<str>>), String> {
     if files.is_empty() && items.is_empty() {
         return Ok((json.to_owned(), Vec::new()));
     }
     let mut value: Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
-    files::embed(&mut value, files);
+    if !files.is_empty() {
+        app.files
+            .keep_outputs(&row.owner, &row.id, &mut value, files.to_vec(), &row.origin)
+            .await
+            .map_err(|problem| problem.detail().to_owned())?;
+    }
     let items = match &value {
         Value::Array(list) => list.iter().map(|item| item.to_string().into()).collect(),
         _ => Vec::new(),
@@ -553,9 +564,21 @@ async fn placed(
     Ok((value.to_string(), items))
 }
 
+/// What a webhook is told of an end, if it wants to be.
+fn announcement(app: &App, row: &Prediction) -> Option<NewDelivery> {
+    let hook = row.webhook.as_ref().filter(|hook| hook.events.has(Events::COMPLETED))?;
+    Some(NewDelivery {
+        owner: row.owner.to_string(),
+        prediction_id: row.id.to_string(),
+        url: hook.url.clone(),
+        event: "completed",
+        body: shown(app, row, None),
+    })
+}
+
 /// Puts a webhook's last event beside the end that it tells of, in the same transaction.
-fn announce(_c: &rusqlite::Connection, _row: &Prediction) -> rusqlite::Result<()> {
-    Ok(())
+fn announce(c: &rusqlite::Connection, told: Option<&NewDelivery>) -> rusqlite::Result<()> {
+    told.map_or(Ok(()), |told| enqueue(c, told))
 }
 
 /// Ends a prediction that could not even be begun again.
@@ -568,7 +591,7 @@ pub(super) async fn finish_now(app: &App, live: &Arc<Live>, mut row: Prediction)
 async fn finish(app: &App, live: &Arc<Live>, row: Prediction, recorded: bool, name: Option<IdempotencyKey>) {
     let mut pause = Duration::from_millis(50);
     for attempt in 1..=WRITES {
-        let (end, name) = (row.clone(), name.clone());
+        let (end, name, told) = (row.clone(), name.clone(), announcement(app, &row));
         let written = app
             .store
             .write(move |c| {
@@ -579,7 +602,7 @@ async fn finish(app: &App, live: &Arc<Live>, row: Prediction, recorded: bool, na
                     true
                 };
                 if mine {
-                    announce(c, &end)?;
+                    announce(c, told.as_ref())?;
                 }
                 Ok(mine)
             })

@@ -13,6 +13,7 @@ mod recover;
 pub(crate) mod request;
 mod retention;
 pub(crate) mod status;
+mod telling;
 pub(crate) mod view;
 
 use std::collections::{HashMap, VecDeque};

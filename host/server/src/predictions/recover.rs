@@ -79,12 +79,7 @@ async fn again(app: &Arc<App>, live: &Arc<Live>, row: &Prediction) -> Result<(),
         .model(&row.model)
         .and_then(|model| model.resolve(Some(&row.version.to_string())))
         .ok_or("its version is gone")?;
-    let told = |problem: Problem| {
-        problem.body()["detail"]
-            .as_str()
-            .unwrap_or("it cannot be run")
-            .to_owned()
-    };
+    let told = |problem: Problem| problem.detail().to_owned();
     let ready = app.shelf.ready(version).await.map_err(told)?;
     let mut input: Value = serde_json::from_str(&row.input).map_err(|e| e.to_string())?;
     let size = row.input.len();

@@ -16,7 +16,7 @@ const KEYS_MS: i64 = 24 * 3600 * 1000;
 pub(crate) async fn sweep(app: &Arc<App>, seconds: u64) {
     app.predictions.expire();
     flush(app).await;
-    if seconds % 60 != 0 {
+    if !seconds.is_multiple_of(60) {
         return;
     }
     let now = now_ms();

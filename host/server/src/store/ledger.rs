@@ -301,8 +301,11 @@ pub(crate) fn set_limit(
     Ok(())
 }
 
-/// What owners may spend a day and a month.
-pub(crate) fn limits(c: &Connection) -> rusqlite::Result<Vec<(String, Option<u64>, Option<u64>)>> {
+/// An owner, and what it may spend a day and a month.
+type SpendLimit = (String, Option<u64>, Option<u64>);
+
+/// What owners may spend.
+pub(crate) fn limits(c: &Connection) -> rusqlite::Result<Vec<SpendLimit>> {
     let mut query = c.prepare("SELECT owner, day, month FROM spend_limits")?;
     let found = query.query_map([], |row| {
         let amount = |value: Option<i64>| value.map(unsigned);

@@ -25,7 +25,7 @@ pub(crate) struct NewDelivery {
 impl NewDelivery {
     /// The message's id: the same whenever the same event of the same prediction is told.
     pub(crate) fn id(&self) -> String {
-        let digest = Sha256::digest(format!("{} {}", self.prediction_id, self.event));
+        let digest = Sha256::digest(format!("{} {} {}", self.owner, self.prediction_id, self.event));
         format!("msg_{}", crate::ids::base32(&digest[..16]))
     }
 }
@@ -35,7 +35,6 @@ impl NewDelivery {
 ///
 /// # Errors
 /// What SQLite says.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the engine's finishing transaction"))]
 pub(crate) fn enqueue(c: &Connection, new: &NewDelivery) -> rusqlite::Result<()> {
     let now = now_ms();
     c.prepare_cached(

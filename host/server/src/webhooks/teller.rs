@@ -28,13 +28,14 @@ const OF_OWNER: usize = 4;
 pub(super) enum Word {
     /// Tell this.
     Tell(Note),
-    /// This prediction has ended: what waits of it is out of date.
+    /// This prediction, as `OWNER ID`, has ended: what waits of it is out of date.
     Finished(String),
 }
 
 /// One event.
 pub(super) struct Note {
-    pub(super) prediction_id: String,
+    /// As `OWNER ID`: two owners may use one id.
+    pub(super) prediction: String,
     pub(super) message: Message,
     pub(super) memory: OwnedSemaphorePermit,
 }
@@ -55,7 +56,7 @@ pub(super) async fn run(deliveries: Deliveries, mut words: mpsc::Receiver<Word>)
                     }
                     None
                 }
-                Some(Word::Tell(note)) => match waiting.get_mut(&note.prediction_id) {
+                Some(Word::Tell(note)) => match waiting.get_mut(&note.prediction) {
                     Some(queue) => {
                         if queue.len() >= OF_PREDICTION {
                             queue.pop_front();
@@ -65,7 +66,7 @@ pub(super) async fn run(deliveries: Deliveries, mut words: mpsc::Receiver<Word>)
                         None
                     }
                     None => {
-                        waiting.insert(note.prediction_id.clone(), VecDeque::new());
+                        waiting.insert(note.prediction.clone(), VecDeque::new());
                         Some(note)
                     }
                 },
@@ -81,7 +82,7 @@ pub(super) async fn run(deliveries: Deliveries, mut words: mpsc::Receiver<Word>)
             }
         };
         if let Some(note) = next {
-            let prediction = note.prediction_id.clone();
+            let prediction = note.prediction.clone();
             let task = speaking.spawn(speak(
                 deliveries.clone(),
                 note,

@@ -112,7 +112,7 @@ impl Fixture {
 
     async fn send(&self, prediction: &str, url: &str) -> String {
         let id = self.put(new(prediction, url)).await;
-        self.deliveries.finished(prediction);
+        self.deliveries.finished("me", prediction);
         id
     }
 
