@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::HeaderMap;
 use maquette_package::blobs::BlobStore;
@@ -145,6 +145,8 @@ impl App {
             label: "made at the first start".to_owned(),
             scopes: Scopes::of(&[Scope::Admin]),
             created_at: now_ms(),
+            expires_at: None,
+            last_used_at: Arc::default(),
         };
         let cache = Cache::new(config.cache_bytes, config.cache_time);
         let app = Self {
@@ -197,6 +199,9 @@ impl App {
 impl App {
     /// A prediction has ended, on disk as well.
     pub(crate) fn ended(&self, row: &Prediction) {
+        if let Some(model) = self.catalog.now().model(&row.model) {
+            model.runs.fetch_add(1, Ordering::Relaxed);
+        }
         if row.webhook.is_some() {
             self.deliveries.finished(&row.owner, &row.id);
         }

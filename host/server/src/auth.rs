@@ -1,6 +1,7 @@
 //! Who is calling and what they may do: tokens, scopes, and the functions that ask for a scope.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -9,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::catalog::Snapshot;
 use crate::problem::Problem;
+use crate::store::now_ms;
 
 /// What every token begins with, so that scanners for leaked secrets find it.
 pub(crate) const PREFIX: &str = "mqt_";
@@ -72,6 +74,10 @@ pub(crate) struct Token {
     pub(crate) scopes: Scopes,
     /// Unix milliseconds.
     pub(crate) created_at: i64,
+    /// From when on it opens nothing, in Unix milliseconds.
+    pub(crate) expires_at: Option<i64>,
+    /// When it was last used, in Unix milliseconds; 0 for never.
+    pub(crate) last_used_at: Arc<AtomicI64>,
 }
 
 /// sha256 of a token's text.
@@ -100,6 +106,8 @@ impl Principal {
             label: "authentication is off".to_owned(),
             scopes: Scopes::of(&[Scope::Admin]),
             created_at: 0,
+            expires_at: None,
+            last_used_at: Arc::default(),
         }))
     }
 
@@ -156,7 +164,14 @@ pub(crate) fn authenticate(snapshot: &Snapshot, headers: &HeaderMap) -> Result<P
     let secret = secret.ok_or_else(Problem::unauthenticated)?;
     let hash = hash(secret);
     match snapshot.token(&hash) {
-        Some(token) if same(&token.hash, &hash) => Ok(Principal(Arc::clone(token))),
+        Some(token) if same(&token.hash, &hash) => {
+            let now = now_ms();
+            if token.expires_at.is_some_and(|at| now >= at) {
+                return Err(Problem::unauthenticated());
+            }
+            token.last_used_at.store(now, Ordering::Relaxed);
+            Ok(Principal(Arc::clone(token)))
+        }
         _ => Err(Problem::unauthenticated()),
     }
 }

@@ -2,10 +2,12 @@
 //! store's writer after each commit. A registered version costs a few hundred bytes here; the rest stays on disk.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::auth::Token;
+use crate::auth::{Principal, Token};
 use crate::names::VersionId;
+use crate::registry::{Card, Collection, Deployment};
 use crate::shelf::Slot;
 
 /// The alias that a path without a version stands for.
@@ -35,6 +37,12 @@ pub(crate) struct Model {
     pub(crate) description: Arc<str>,
     /// Unix milliseconds.
     pub(crate) created_at: i64,
+    /// Whether only its owner and admins know of it.
+    pub(crate) private: bool,
+    /// What its owner says of it.
+    pub(crate) card: Arc<Card>,
+    /// How often its versions were called.
+    pub(crate) runs: Arc<AtomicU64>,
     /// Ids from the oldest to the newest.
     order: Vec<VersionId>,
     versions: HashMap<VersionId, Arc<Version>>,
@@ -49,6 +57,9 @@ impl Model {
             name,
             description,
             created_at,
+            private: false,
+            card: Arc::default(),
+            runs: Arc::default(),
             order: Vec::new(),
             versions: HashMap::new(),
             aliases: BTreeMap::new(),
@@ -108,6 +119,19 @@ impl Model {
         self.versions.insert(version.id, Arc::new(version));
     }
 
+    /// Removes a version and the aliases that point at it.
+    pub(crate) fn remove(&mut self, id: VersionId) {
+        self.order.retain(|other| *other != id);
+        self.versions.remove(&id);
+        self.aliases.retain(|_, version| version.id != id);
+    }
+
+    /// Whether somebody may know of the model.
+    pub(crate) fn is_visible_to(&self, principal: &Principal) -> bool {
+        let owner = self.name.split('/').next().unwrap_or_default();
+        !self.private || principal.is_admin() || **principal.owner() == *owner
+    }
+
     /// Points an alias at a version of this model; an unknown version changes nothing.
     pub(crate) fn point(&mut self, alias: String, id: VersionId) {
         if let Some(version) = self.versions.get(&id) {
@@ -121,6 +145,8 @@ impl Model {
 pub(crate) struct Snapshot {
     models: BTreeMap<Arc<str>, Arc<Model>>,
     tokens: HashMap<[u8; 32], Arc<Token>>,
+    deployments: BTreeMap<(Arc<str>, String), Arc<Deployment>>,
+    collections: BTreeMap<String, Arc<Collection>>,
 }
 
 impl Snapshot {
@@ -129,9 +155,63 @@ impl Snapshot {
         self.models.get(name)
     }
 
-    /// The version with an id, of whichever model has it first by name.
-    pub(crate) fn version(&self, id: &VersionId) -> Option<&Arc<Version>> {
-        self.models.values().find_map(|model| model.versions.get(id))
+    /// The model called `owner/name`, if somebody may know of it.
+    pub(crate) fn visible(&self, principal: &Principal, name: &str) -> Option<&Arc<Model>> {
+        self.model(name).filter(|model| model.is_visible_to(principal))
+    }
+
+    /// The version with an id, of the first model by name that has it and that somebody may know of.
+    pub(crate) fn version(&self, principal: &Principal, id: &VersionId) -> Option<&Arc<Version>> {
+        let visible = self.models.values().filter(|model| model.versions.contains_key(id));
+        visible
+            .filter(|model| model.is_visible_to(principal))
+            .find_map(|model| model.versions.get(id))
+    }
+
+    /// Forgets a model.
+    pub(crate) fn remove_model(&mut self, name: &str) {
+        self.models.remove(name);
+    }
+
+    /// An owner's deployment.
+    pub(crate) fn deployment(&self, owner: &Arc<str>, name: &str) -> Option<&Arc<Deployment>> {
+        self.deployments.get(&(Arc::clone(owner), name.to_owned()))
+    }
+
+    /// Every deployment, by owner and name.
+    pub(crate) fn deployments(&self) -> impl Iterator<Item = &Arc<Deployment>> {
+        self.deployments.values()
+    }
+
+    /// Adds a deployment's release in place of the one before.
+    pub(crate) fn put_deployment(&mut self, new: Deployment) {
+        let key = (Arc::clone(&new.owner), new.name.clone());
+        self.deployments.insert(key, Arc::new(new));
+    }
+
+    /// Forgets a deployment.
+    pub(crate) fn remove_deployment(&mut self, owner: &Arc<str>, name: &str) {
+        self.deployments.remove(&(Arc::clone(owner), name.to_owned()));
+    }
+
+    /// Every collection, by slug.
+    pub(crate) fn collections(&self) -> impl Iterator<Item = &Arc<Collection>> {
+        self.collections.values()
+    }
+
+    /// The collection of a slug.
+    pub(crate) fn collection(&self, slug: &str) -> Option<&Arc<Collection>> {
+        self.collections.get(slug)
+    }
+
+    /// Adds a collection in place of any other of its slug.
+    pub(crate) fn put_collection(&mut self, new: Collection) {
+        self.collections.insert(new.slug.clone(), Arc::new(new));
+    }
+
+    /// Forgets a collection.
+    pub(crate) fn remove_collection(&mut self, slug: &str) {
+        self.collections.remove(slug);
     }
 
     /// Models by name, starting behind one if it is given.

@@ -35,6 +35,8 @@ pub struct Config {
     /// Threads that tensor ops share, whatever the number of lanes; 0 stands for the number of processors. They belong to the
     /// process: the first server started in it decides.
     pub tensor_threads: usize,
+    /// What `GET /v1/hardware` shows: a short name and one for people.
+    pub hardware: Vec<(String, String)>,
     /// What a millisecond of device time costs, in billionths of the currency's unit; 0 bills nothing.
     pub price_per_ms: u64,
     /// How long inputs, outputs and logs of predictions are kept after their end.
@@ -104,6 +106,7 @@ impl Default for Config {
             connections: 8192,
             lanes: 0,
             tensor_threads: 0,
+            hardware: vec![("cpu".to_owned(), "CPU".to_owned())],
             price_per_ms: 0,
             keep_data: Duration::from_secs(7 * 24 * 3600),
             keep_predictions: Duration::from_secs(90 * 24 * 3600),

@@ -23,6 +23,7 @@ mod predictions;
 mod prepare;
 mod problem;
 mod publish;
+mod registry;
 mod run;
 pub mod schema;
 mod secrets;

@@ -145,6 +145,15 @@ impl Problem {
             detail,
         );
         if !errors.is_empty() {
+            // The same again in the words of today's clients.
+            let fields = errors.iter().take(MAX_LISTED_FIELDS).map(|error| {
+                let field = match error.field.as_str() {
+                    "" => "input".to_owned(),
+                    field => format!("input.{field}"),
+                };
+                json!({"type": "invalid", "field": field, "description": error.message})
+            });
+            problem = problem.with("invalid_fields", fields.collect());
             let listed = &errors[..errors.len().min(MAX_LISTED_FIELDS)];
             problem = problem.with("errors", json!(listed));
         }
@@ -210,6 +219,7 @@ impl Problem {
 
     /// Says when to try again, in seconds.
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.0.extra.insert("retry_after".to_owned(), seconds.into());
         self.0.retry_after_s = Some(seconds);
         self
     }
@@ -245,6 +255,11 @@ impl IntoResponse for Problem {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.0.retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        // Some clients send every call again that ended so, and this one would end the same way.
+        let in_vain = self.0.status == StatusCode::CONFLICT || self.0.status.is_server_error();
+        if in_vain && self.0.retry_after_s.is_none() {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if self.0.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,6 +1,7 @@
 //! One call of a version: input checked, admitted, run on a lane, its outcome turned into what the caller sees.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -294,6 +295,9 @@ impl Running {
 
     /// Adds to what the caller used.
     fn count(&self, app: &App, cache: Cached, compute_us: u64, billed_ms: u64, cost: u64) {
+        if let Some(model) = app.catalog.now().model(&self.version.model) {
+            model.runs.fetch_add(1, Ordering::Relaxed);
+        }
         app.predictions.meter.add(Use {
             owner: Arc::clone(&self.owner),
             day: now_ms().div_euclid(86_400_000),

@@ -1,16 +1,23 @@
 //! HTTP: the router, and the loop that accepts connections. What a path does stands in the module of its name.
 
+mod account;
 pub(crate) mod body;
+mod cards;
+mod collections;
+mod deployments;
 mod download;
+mod examples;
 mod files;
 mod listing;
 mod models;
+mod mounts;
 mod ops;
 pub(crate) mod origin;
 mod predictions;
 mod publish;
 mod reply;
 mod run;
+mod search;
 mod sse;
 pub(crate) mod streams;
 mod tokens;
@@ -26,6 +33,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
+use axum::http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 use axum::http::{HeaderName, Request, Response, StatusCode};
 use axum::response::IntoResponse as _;
 use axum::routing::{delete, get, post, put};
@@ -55,14 +63,51 @@ const UNREAD_MS: u32 = 120_000;
 /// Every path.
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{owner}/{name}", get(models::model))
+        .route(
+            "/v1/models",
+            get(models::list).post(cards::create).options(search::query),
+        )
+        .route(
+            "/v1/models/{owner}/{name}",
+            get(models::model).patch(cards::change).delete(cards::remove),
+        )
+        .route("/v1/models/{owner}/{name}/readme", get(cards::readme))
+        .route("/v1/models/{owner}/{name}/examples", get(examples::list))
+        .route(
+            "/v1/models/{owner}/{name}/versions/{version}/trainings",
+            post(account::train),
+        )
+        .route("/v1/search", get(search::search))
+        .route("/v1/collections", get(collections::list))
+        .route(
+            "/v1/collections/{slug}",
+            get(collections::get).put(collections::put).delete(collections::remove),
+        )
+        .route("/v1/deployments", get(deployments::list).post(deployments::create))
+        .route(
+            "/v1/deployments/{owner}/{name}",
+            get(deployments::get)
+                .patch(deployments::change)
+                .delete(deployments::remove),
+        )
+        .route(
+            "/v1/deployments/{owner}/{name}/predictions",
+            post(predictions::of_deployment),
+        )
+        .route("/v1/hardware", get(account::hardware))
+        .route("/v1/account", get(account::account))
+        .route("/v1/trainings", get(account::trainings))
+        .route("/v1/trainings/{id}", get(account::training))
+        .route("/v1/trainings/{id}/cancel", post(account::training))
         .route("/v1/models/{owner}/{name}/run", post(run::latest))
         .route(
             "/v1/models/{owner}/{name}/versions",
             get(models::versions).post(publish::version),
         )
-        .route("/v1/models/{owner}/{name}/versions/{version}", get(models::version))
+        .route(
+            "/v1/models/{owner}/{name}/versions/{version}",
+            get(models::version).delete(cards::remove_version),
+        )
         .route(
             "/v1/models/{owner}/{name}/versions/{version}/openapi.json",
             get(models::openapi),
@@ -151,6 +196,8 @@ fn settle(stream: &TcpStream) {
 async fn answer(app: Arc<App>, router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
     let mut request = request.map(Body::new);
+    let preflight = mounts::preflight(&request);
+    mounts::settle(&mut request);
     let id = ids::of_request(request.headers().get(&REQUEST_ID));
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let logged = tracing::enabled!(tracing::Level::INFO);
@@ -159,13 +206,15 @@ async fn answer(app: Arc<App>, router: Router, request: Request<Incoming>) -> Re
     } else {
         Default::default()
     };
-    let mut response = if logged {
-        let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
-        router.oneshot(request).instrument(span).await
-    } else {
-        router.oneshot(request).await
-    }
-    .unwrap_or_else(|never| match never {});
+    let mut response = match preflight {
+        Some(response) => response,
+        None if logged => {
+            let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+            let routed = router.oneshot(request).instrument(span).await;
+            routed.unwrap_or_else(|never| match never {})
+        }
+        None => router.oneshot(request).await.unwrap_or_else(|never| match never {}),
+    };
     let status = response.status();
     app.metrics.responded(status.as_u16());
     if logged {
@@ -178,6 +227,10 @@ async fn answer(app: Arc<App>, router: Router, request: Request<Incoming>) -> Re
         );
     }
     response.headers_mut().insert(REQUEST_ID, id);
+    // Every answer may be read by any page: what is private needs a token, which a browser does not add by itself.
+    response
+        .headers_mut()
+        .insert(ACCESS_CONTROL_ALLOW_ORIGIN, axum::http::HeaderValue::from_static("*"));
     if app.stopping.load(Ordering::Relaxed) {
         response.headers_mut().insert(
             axum::http::header::CONNECTION,

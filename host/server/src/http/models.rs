@@ -12,10 +12,10 @@ use maquette_package::version::VersionManifest;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::json as reply;
 use super::origin::origin;
+use super::{examples, json as reply};
 use crate::app::App;
-use crate::auth::Scope;
+use crate::auth::{Principal, Scope};
 use crate::catalog::{Model, Snapshot, Version};
 use crate::engine::Prepared;
 use crate::names::VersionId;
@@ -38,13 +38,18 @@ type Two = Result<Path<(String, String)>, PathRejection>;
 type Three = Result<Path<(String, String, String)>, PathRejection>;
 
 impl Page {
-    fn read(query: Pages) -> Result<(usize, Option<String>), Problem> {
+    pub(crate) fn read(query: Pages) -> Result<(usize, Option<String>), Problem> {
         let Query(page) = query.map_err(|e| Problem::bad_request(e.body_text()))?;
-        let limit = page.limit.unwrap_or(PAGE);
+        Self::of(page.cursor, page.limit)
+    }
+
+    /// How many, and behind what.
+    fn of(cursor: Option<String>, limit: Option<usize>) -> Result<(usize, Option<String>), Problem> {
+        let limit = limit.unwrap_or(PAGE);
         if !(1..=PAGE).contains(&limit) {
             return Err(Problem::bad_request(format!("`limit` must be 1 to {PAGE}")));
         }
-        let cursor = page.cursor.map(|cursor| {
+        let cursor = cursor.map(|cursor| {
             let text = hex::decode(&cursor)
                 .ok()
                 .and_then(|bytes| String::from_utf8(bytes).ok());
@@ -55,75 +60,174 @@ impl Page {
 }
 
 /// One page of a list, with an absolute URL of the next.
-fn page(app: &App, headers: &HeaderMap, path: &str, limit: usize, mut found: Vec<(String, Value)>) -> Value {
+pub(crate) fn page(app: &App, headers: &HeaderMap, path: &str, limit: usize, mut found: Vec<(String, Value)>) -> Value {
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|(cursor, _)| {
         let mut url = origin(&app.config, headers);
-        let _ = write!(url, "{path}?cursor={}&limit={limit}", hex::encode(cursor));
+        let more = if path.contains('?') { '&' } else { '?' };
+        let _ = write!(url, "{path}{more}cursor={}&limit={limit}", hex::encode(cursor));
         url
     });
     let results: Vec<Value> = found.into_iter().map(|(_, value)| value).collect();
     json!({"next": next, "previous": null, "results": results})
 }
 
-/// Models by name.
-pub(crate) async fn list(
-    State(app): State<Arc<App>>,
-    query: Pages,
-    headers: HeaderMap,
-) -> Result<Response<Body>, Problem> {
-    let (_, snapshot) = app.authorize(&headers, Scope::Read)?;
-    let (limit, after) = Page::read(query)?;
-    let models = snapshot.models(after.as_deref()).take(limit + 1);
-    let found = models.map(|model| (model.name.to_string(), summary(model))).collect();
-    Ok(reply(StatusCode::OK, &page(&app, &headers, "/v1/models", limit, found)))
+/// How models are sorted; names break ties.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Order {
+    cursor: Option<String>,
+    limit: Option<usize>,
+    sort_by: Option<String>,
+    sort_direction: Option<String>,
 }
 
-fn summary(model: &Model) -> Value {
+/// Models that the caller may know of: the latest published first, if nothing else is asked for.
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    query: Result<Query<Order>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let (principal, snapshot) = app.authorize(&headers, Scope::Read)?;
+    let Query(order) = query.map_err(|e| Problem::bad_request(e.body_text()))?;
+    let by_creation = match order.sort_by.as_deref() {
+        None | Some("latest_version_created_at") => false,
+        Some("model_created_at") => true,
+        Some(_) => {
+            let known = "`sort_by` is model_created_at or latest_version_created_at";
+            return Err(Problem::bad_request(known));
+        }
+    };
+    let ascending = match order.sort_direction.as_deref() {
+        None | Some("desc") => false,
+        Some("asc") => true,
+        Some(_) => return Err(Problem::bad_request("`sort_direction` is asc or desc")),
+    };
+    let (limit, after) = Page::of(order.cursor, order.limit)?;
+    let mut models: Vec<_> = snapshot
+        .models(None)
+        .filter(|model| model.is_visible_to(&principal))
+        .collect();
+    let time = |model: &Model| match (by_creation, model.newest()) {
+        (false, Some(version)) => version.created_at,
+        _ => model.created_at,
+    };
+    models.sort_by(|a, b| {
+        let times = time(a).cmp(&time(b));
+        let times = if ascending { times } else { times.reverse() };
+        times.then_with(|| a.name.cmp(&b.name))
+    });
+    // The cursor is the last name of the page before; if it is gone since, the list ends.
+    let start = match after {
+        None => 0,
+        Some(name) => models
+            .iter()
+            .position(|model| *model.name == *name)
+            .map_or(models.len(), |at| at + 1),
+    };
+    let page: Vec<_> = models.into_iter().skip(start).take(limit + 1).cloned().collect();
+    let mut path = "/v1/models".to_owned();
+    if let Some(by) = &order.sort_by {
+        let _ = write!(path, "?sort_by={by}");
+    }
+    if let Some(direction) = &order.sort_direction {
+        let _ = write!(
+            path,
+            "{}sort_direction={direction}",
+            if path.contains('?') { '&' } else { '?' }
+        );
+    }
+    let shown = objects(&app, &headers, &page).await?;
+    let found = page.iter().map(|model| model.name.to_string()).zip(shown).collect();
+    Ok(reply(StatusCode::OK, &self::page(&app, &headers, &path, limit, found)))
+}
+
+/// Models as clients see them, each with its latest version.
+pub(crate) async fn objects(app: &App, headers: &HeaderMap, models: &[Arc<Model>]) -> Result<Vec<Value>, Problem> {
+    let latest = models.iter().filter_map(|model| model.resolve(None));
+    let prepared = app.store.prepared(latest.map(|version| version.id).collect()).await;
+    let prepared = prepared.map_err(Problem::internal)?;
+    let origin = origin(&app.config, headers);
+    Ok(models
+        .iter()
+        .map(|model| {
+            let latest = model
+                .resolve(None)
+                .map(|version| version_object(model, version, prepared.get(&version.id)));
+            summary(&origin, model, latest)
+        })
+        .collect())
+}
+
+fn summary(origin: &str, model: &Model, latest: Option<Value>) -> Value {
     let (owner, name) = model.name.split_once('/').unwrap_or(("", &model.name));
-    let latest = model.resolve(None);
+    let card = &model.card;
     json!({
+        "url": format!("{origin}/v1/models/{}", model.name),
         "owner": owner,
         "name": name,
-        "url": format!("/v1/models/{}", model.name),
-        "description": &*model.description,
+        "description": card.description.as_deref().unwrap_or(&model.description),
+        "visibility": if model.private { "private" } else { "public" },
+        "is_official": false,
+        "github_url": card.github_url,
+        "paper_url": card.paper_url,
+        "weights_url": card.weights_url,
+        "license_url": card.license_url,
+        "cover_image_url": card.cover_image_url,
+        "run_count": model.runs.load(std::sync::atomic::Ordering::Relaxed),
+        "default_example": null,
+        "latest_version": latest,
         "created_at": timestamp(model.created_at),
-        "latest_version": latest.map(|version| line(model, version)),
         "versions": model.len(),
     })
 }
 
-fn line(model: &Model, version: &Version) -> Value {
+/// A version as clients see it. `cog_version` is a tag that they do not take for a release of Cog.
+fn version_object(model: &Model, version: &Version, prepared: Option<&Prepared>) -> Value {
+    let id = version.id.to_string();
+    let (input, output) = match prepared {
+        Some(prepared) => (prepared.description.input.clone(), prepared.description.output.clone()),
+        None => (json!({"type": "object"}), json!({})),
+    };
     json!({
-        "id": version.id,
-        "version": &*version.number,
+        "id": id,
         "created_at": timestamp(version.created_at),
+        "cog_version": concat!("maquette-", env!("CARGO_PKG_VERSION")),
+        "openapi_schema": schema::openapi(&model.name, &id, &input, &output),
+        "version": &*version.number,
         "aliases": model.aliases_of(version.id),
     })
 }
 
-fn find<'a>(snapshot: &'a Snapshot, owner: &str, name: &str) -> Result<&'a Arc<Model>, Problem> {
+fn find<'a>(snapshot: &'a Snapshot, principal: &Principal, owner: &str, name: &str) -> Result<&'a Arc<Model>, Problem> {
     snapshot
-        .model(&format!("{owner}/{name}"))
+        .visible(principal, &format!("{owner}/{name}"))
         .ok_or_else(|| Problem::not_found("this model"))
 }
 
-/// One model, with its aliases.
+/// One model, with its aliases and its first example.
 pub(crate) async fn model(
     State(app): State<Arc<App>>,
     path: Two,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
-    let (_, snapshot) = app.authorize(&headers, Scope::Read)?;
+    let (principal, snapshot) = app.authorize(&headers, Scope::Read)?;
     let Path((owner, name)) = path.map_err(|_| Problem::not_found("this model"))?;
-    let model = find(&snapshot, &owner, &name)?;
-    let mut body = summary(model);
+    let model = Arc::clone(find(&snapshot, &principal, &owner, &name)?);
+    Ok(reply(StatusCode::OK, &whole(&app, &headers, &model).await?))
+}
+
+/// A model with all there is to say of it.
+pub(crate) async fn whole(app: &Arc<App>, headers: &HeaderMap, model: &Arc<Model>) -> Result<Value, Problem> {
+    let shown = objects(app, headers, std::slice::from_ref(model)).await?;
+    let mut body = shown.into_iter().next().unwrap_or_default();
     body["aliases"] = model
         .aliases()
         .map(|(alias, id)| (alias.to_owned(), json!(id)))
         .collect();
-    Ok(reply(StatusCode::OK, &body))
+    let examples = examples::of(app, headers, model, 1).await?;
+    body["default_example"] = examples.into_iter().next().unwrap_or(Value::Null);
+    Ok(body)
 }
 
 /// A model's versions, newest first.
@@ -133,30 +237,33 @@ pub(crate) async fn versions(
     query: Pages,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
-    let (_, snapshot) = app.authorize(&headers, Scope::Read)?;
+    let (principal, snapshot) = app.authorize(&headers, Scope::Read)?;
     let Path((owner, name)) = path.map_err(|_| Problem::not_found("this model"))?;
     let (limit, after) = Page::read(query)?;
-    let model = find(&snapshot, &owner, &name)?;
+    let model = find(&snapshot, &principal, &owner, &name)?;
     let after = match after {
         None => None,
         Some(text) => {
             Some(VersionId::parse(&text).ok_or_else(|| Problem::bad_request("`cursor` is not one of this list"))?)
         }
     };
-    let versions = model.newest_first(after.as_ref()).take(limit + 1);
+    let versions: Vec<_> = model.newest_first(after.as_ref()).take(limit + 1).collect();
+    let prepared = app
+        .store
+        .prepared(versions.iter().map(|version| version.id).collect())
+        .await;
+    let prepared = prepared.map_err(Problem::internal)?;
     let found = versions
-        .map(|version| (version.id.to_string(), line(model, version)))
+        .into_iter()
+        .map(|version| {
+            (
+                version.id.to_string(),
+                version_object(model, version, prepared.get(&version.id)),
+            )
+        })
         .collect();
-    Ok(reply(
-        StatusCode::OK,
-        &page(
-            &app,
-            &headers,
-            &format!("/v1/models/{}/versions", model.name),
-            limit,
-            found,
-        ),
-    ))
+    let path = format!("/v1/models/{}/versions", model.name);
+    Ok(reply(StatusCode::OK, &page(&app, &headers, &path, limit, found)))
 }
 
 /// What is on disk about a version, with its record in the catalog.
@@ -165,9 +272,9 @@ async fn stored(
     path: Three,
     headers: &HeaderMap,
 ) -> Result<(Arc<Model>, Arc<Version>, String, Prepared), Problem> {
-    let (_, snapshot) = app.authorize(headers, Scope::Read)?;
+    let (principal, snapshot) = app.authorize(headers, Scope::Read)?;
     let Path((owner, name, reference)) = path.map_err(|_| Problem::not_found("this version"))?;
-    let model = find(&snapshot, &owner, &name)?;
+    let model = find(&snapshot, &principal, &owner, &name)?;
     let version = model
         .resolve(Some(&reference))
         .ok_or_else(|| Problem::not_found("this version"))?;
@@ -186,7 +293,7 @@ pub(crate) async fn version(
     let (model, version, manifest, prepared) = stored(&app, path, &headers).await?;
     let readme = readme(&app, &manifest).await;
     let manifest: Value = serde_json::from_str(&manifest).map_err(Problem::internal)?;
-    let mut body = line(&model, &version);
+    let mut body = version_object(&model, &version, Some(&prepared));
     let url = format!("/v1/models/{}/versions/{}", model.name, version.id);
     let more = json!({
         "model": &*model.name,
@@ -210,7 +317,7 @@ pub(crate) async fn version(
 const MAX_README: u64 = 256 << 10;
 
 /// The version's model card, if it has one of a sensible size.
-async fn readme(app: &Arc<App>, manifest: &str) -> Option<String> {
+pub(crate) async fn readme(app: &Arc<App>, manifest: &str) -> Option<String> {
     let blob = VersionManifest::from_json(manifest).ok()?.readme?;
     if blob.size > MAX_README {
         return None;

@@ -63,12 +63,24 @@ pub(crate) async fn of_model(
     make(&app, Target::Model(format!("{owner}/{name}")), None, request).await
 }
 
+/// `POST /v1/deployments/{owner}/{name}/predictions`: what the deployment's last release names.
+pub(crate) async fn of_deployment(
+    State(app): State<Arc<App>>,
+    path: Two,
+    request: Request<Body>,
+) -> Result<Response<Body>, Problem> {
+    let Path((owner, name)) = path.map_err(|_| Problem::not_found("this deployment"))?;
+    make(&app, Target::Deployment(owner, name), None, request).await
+}
+
 /// What a path says of the version.
 enum Target {
     /// Nothing: the body does.
     Body,
     /// `owner/name`.
     Model(String),
+    /// Owner and name.
+    Deployment(String, String),
 }
 
 impl Target {
@@ -79,10 +91,21 @@ impl Target {
         principal: &Principal,
         version: Option<&str>,
     ) -> Result<(Arc<Version>, Option<String>), Problem> {
-        let _ = principal;
         match self {
+            Self::Deployment(owner, name) => {
+                let missing = || Problem::not_found("this deployment");
+                let own = (**owner == **principal.owner()).then(|| snapshot.deployment(principal.owner(), name));
+                let deployment = own.flatten().ok_or_else(missing)?;
+                let version = snapshot
+                    .visible(principal, &deployment.model)
+                    .and_then(|model| model.resolve(Some(&deployment.version.to_string())));
+                let version = version.ok_or_else(|| Problem::not_found("the version of this deployment"))?;
+                Ok((Arc::clone(version), Some(format!("{owner}/{name}"))))
+            }
             Self::Model(name) => {
-                let model = snapshot.model(name).ok_or_else(|| Problem::not_found("this model"))?;
+                let model = snapshot
+                    .visible(principal, name)
+                    .ok_or_else(|| Problem::not_found("this model"))?;
                 let version = model
                     .resolve(None)
                     .ok_or_else(|| Problem::not_found("a version of this model"))?;
@@ -91,9 +114,9 @@ impl Target {
             Self::Body => {
                 let text = version.ok_or_else(|| request::invalid("version", "is required"))?;
                 let found = match VersionName::parse(text) {
-                    Some(VersionName::Id(id)) => snapshot.version(&id),
+                    Some(VersionName::Id(id)) => snapshot.version(principal, &id),
                     Some(VersionName::Model { model, reference }) => snapshot
-                        .model(&model)
+                        .visible(principal, &model)
                         .and_then(|model| model.resolve(reference.as_deref())),
                     None => None,
                 };

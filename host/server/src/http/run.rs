@@ -100,7 +100,9 @@ fn find(
     let snapshot = app.catalog.now();
     let principal = app.authenticate(&snapshot, headers)?;
     principal.require(Scope::Predict)?;
-    let model = snapshot.model(model).ok_or_else(|| Problem::not_found("this model"))?;
+    let model = snapshot
+        .visible(&principal, model)
+        .ok_or_else(|| Problem::not_found("this model"))?;
     let version = model
         .resolve(version)
         .ok_or_else(|| Problem::not_found("this version"))?;

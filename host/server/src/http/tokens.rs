@@ -10,7 +10,7 @@ use axum::response::IntoResponse as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::models::timestamp;
+use super::models::{parse_timestamp, timestamp};
 use super::{body, json as reply};
 use crate::app::App;
 use crate::auth::{self, Scope, Scopes, Token};
@@ -32,6 +32,8 @@ struct NewToken {
     #[serde(default)]
     label: String,
     scopes: Vec<Scope>,
+    /// From when on it opens nothing, such as `2027-01-01T00:00:00Z`.
+    expires_at: Option<String>,
 }
 
 /// Makes a token; the only reply that ever shows its secret.
@@ -57,6 +59,14 @@ pub(crate) async fn create(
     if snapshot.tokens().count() >= MAX_TOKENS {
         return Err(invalid(format!("there are {MAX_TOKENS} tokens already: revoke some")));
     }
+    let expires_at = match &new.expires_at {
+        None => None,
+        Some(text) => Some(
+            parse_timestamp(text)
+                .filter(|at| *at > now_ms())
+                .ok_or_else(|| invalid("`expires_at` is a time to come, such as 2027-01-01T00:00:00Z".to_owned()))?,
+        ),
+    };
     let secret = auth::new_secret().map_err(Problem::internal)?;
     let id = ids::random().to_str().map_err(Problem::internal)?.to_owned();
     let token = Token {
@@ -66,6 +76,8 @@ pub(crate) async fn create(
         label: new.label,
         scopes: Scopes::of(&new.scopes),
         created_at: now_ms(),
+        expires_at,
+        last_used_at: Arc::default(),
     };
     let mut shown = show(&token);
     shown["token"] = secret.into();
@@ -104,5 +116,7 @@ fn show(token: &Token) -> Value {
         "label": token.label,
         "scopes": token.scopes.list(),
         "created_at": timestamp(token.created_at),
+        "expires_at": token.expires_at.map(timestamp),
+        "last_used_at": Some(token.last_used_at.load(std::sync::atomic::Ordering::Relaxed)).filter(|at| *at > 0).map(timestamp),
     })
 }

@@ -1,6 +1,7 @@
 //! How long predictions are kept: their data for a while, their rows for longer, what they cost for good.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::app::App;
@@ -19,6 +20,7 @@ pub(crate) async fn sweep(app: &Arc<App>, seconds: u64) {
     if !seconds.is_multiple_of(60) {
         return;
     }
+    tokens(app).await;
     let now = now_ms();
     let ago = |age: Duration| now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
     let (data, rows) = (ago(app.config.keep_data), ago(app.config.keep_predictions));
@@ -35,6 +37,23 @@ pub(crate) async fn sweep(app: &Arc<App>, seconds: u64) {
                 break;
             }
         }
+    }
+}
+
+/// Writes when tokens were last used.
+async fn tokens(app: &App) {
+    let since = now_ms() - 61_000;
+    let snapshot = app.catalog.now();
+    let used: Vec<_> = snapshot
+        .tokens()
+        .map(|token| (token, token.last_used_at.load(Ordering::Relaxed)))
+        .filter(|(_, at)| *at >= since)
+        .map(|(token, at)| (token.id.clone(), at))
+        .collect();
+    if !used.is_empty()
+        && let Err(e) = app.store.used_tokens(used).await
+    {
+        tracing::warn!("when tokens were last used could not be written: {e}");
     }
 }
 

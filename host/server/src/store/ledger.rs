@@ -253,6 +253,8 @@ pub(crate) fn count(c: &Connection, used: &Use) -> rusqlite::Result<()> {
         integer(used.billed_ms),
         integer(used.cost),
     ])?;
+    c.prepare_cached("UPDATE models SET runs = runs + ?2 WHERE name = ?1")?
+        .execute(params![used.model, integer(used.predictions)])?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod ledger;
 mod migrations;
 mod reader;
 mod records;
+mod registry;
 mod writer;
 
 use std::path::Path;

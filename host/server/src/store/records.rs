@@ -1,5 +1,8 @@
 //! The queries: what is written, and how it reads back.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Store, StoreError, now_ms};
@@ -131,8 +134,17 @@ impl Store {
         let work = move |c: &Connection| -> rusqlite::Result<super::writer::Apply> {
             let scopes = serde_json::to_string(&token.scopes.list()).unwrap_or_default();
             c.execute(
-                "INSERT OR REPLACE INTO tokens (id, hash, owner, label, scopes, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![token.id, token.hash, &*token.owner, token.label, scopes, token.created_at],
+                "INSERT OR REPLACE INTO tokens (id, hash, owner, label, scopes, created_at, expires_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    token.id,
+                    token.hash,
+                    &*token.owner,
+                    token.label,
+                    scopes,
+                    token.created_at,
+                    token.expires_at
+                ],
             )?;
             Ok(Box::new(move |snapshot| snapshot.put_token(token)))
         };
@@ -185,7 +197,9 @@ pub(super) fn load(c: &Connection) -> Result<Snapshot, StoreError> {
             .model_mut(&row.get::<_, String>(0)?, 0)
             .point(row.get(1)?, VersionId(row.get(2)?));
     }
-    let mut query = c.prepare("SELECT id, hash, owner, label, scopes, created_at FROM tokens")?;
+    super::registry::load(c, &mut snapshot)?;
+    let mut query =
+        c.prepare("SELECT id, hash, owner, label, scopes, created_at, expires_at, last_used_at FROM tokens")?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
         let id: String = row.get(0)?;
@@ -198,6 +212,8 @@ pub(super) fn load(c: &Connection) -> Result<Snapshot, StoreError> {
             label: row.get(3)?,
             scopes: Scopes::of(&scopes),
             created_at: row.get(5)?,
+            expires_at: row.get(6)?,
+            last_used_at: Arc::new(AtomicI64::new(row.get::<_, Option<i64>>(7)?.unwrap_or(0))),
         });
     }
     Ok(snapshot)
@@ -208,7 +224,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::catalog::Catalog;
-    use std::sync::Arc;
 
     fn new(n: u8, aliases: &[&str]) -> NewVersion {
         NewVersion {
@@ -247,6 +262,8 @@ mod tests {
             label: "l".into(),
             scopes: Scopes::of(&[Scope::Read]),
             created_at: 5,
+            expires_at: None,
+            last_used_at: Arc::default(),
         };
         store.put_token(token.clone()).await.unwrap();
         store
