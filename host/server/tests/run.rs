@@ -26,7 +26,7 @@ fn a_run_returns_the_output_and_the_facts_in_headers() {
     assert_eq!(reply.header("x-maquette-prediction"), reply.header("x-request-id"));
     let ms = |name: &str| reply.header(name).unwrap().parse::<f64>().unwrap();
     assert!(ms("x-maquette-total-ms") > 0.0 && ms("x-maquette-queue-ms") >= 0.0 && ms("x-maquette-compute-ms") >= 0.0);
-    assert_eq!(reply.header("x-maquette-cache"), None);
+    assert_eq!(reply.header("x-maquette-cache"), Some("off"));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn bad_input_is_told_what_is_wrong_with_it() {
             "a file by URL",
             br#"{"do":"echo","file":"http://169.254.169.254/"}"#,
             422,
-            "file: expected a `data:` URI",
+            "file: the file could not be fetched: `169.254.169.254` is a cloud's metadata service",
         ),
         (
             "bad base64",

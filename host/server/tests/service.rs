@@ -400,10 +400,17 @@ fn lists_are_given_in_pages() {
             page["next"].as_str().map(|next| next.replace("http://test.local", "")),
         )
     };
-    let (first, next) = names("/v1/models?limit=2");
+    let (first, next) = names("/v1/models?limit=2&sort_by=model_created_at&sort_direction=asc");
     assert_eq!(first, ["a", "b"]);
     assert_eq!(names(&next.unwrap()), (vec!["c".to_owned()], None));
-    for bad in ["limit=0", "limit=101", "limit=x", "cursor=zz", "cursor=ff", "unknown=1"] {
+    for bad in [
+        "limit=0",
+        "limit=101",
+        "limit=x",
+        "cursor=zz",
+        "cursor=ff",
+        "sort_by=size",
+    ] {
         let reply = host.get(&format!("/v1/models?{bad}"));
         assert_eq!(reply.status, 400, "{bad}");
         reply.problem();
