@@ -355,6 +355,22 @@ fn garbage_is_the_senders_fault_on_every_path() {
         "/v1/models//",
         "//",
         version.as_str(),
+        "/v1/predictions",
+        "/v1/predictions/x",
+        "/v1/predictions/x/cancel",
+        "/v1/models/me/actor/predictions",
+        "/v1/deployments",
+        "/v1/deployments/admin/x",
+        "/v1/deployments/admin/x/predictions",
+        "/v1/streams/admin/x",
+        "/v1/collections/x",
+        "/v1/search",
+        "/v1/trainings/x/cancel",
+        "/v1/spend-limits/Ä",
+        "/v1/usage",
+        "/v1/files",
+        "/v1/files/x",
+        "/v1/webhooks/deliveries/x/redeliver",
     ];
     let bodies: [&[u8]; 9] = [
         b"",
@@ -370,6 +386,10 @@ fn garbage_is_the_senders_fault_on_every_path() {
     for path in paths {
         for method in ["POST", "PUT", "DELETE", "PATCH", "QUERY"] {
             for body in bodies {
+                if (method, path) == ("DELETE", version.as_str()) {
+                    // It would go: there is nothing wrong with that.
+                    continue;
+                }
                 let reply = host.send(method, path, &[("content-type", "application/json")], body);
                 assert!(
                     (400..500).contains(&reply.status),
