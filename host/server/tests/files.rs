@@ -224,12 +224,12 @@ fn forms_that_make_no_sense_are_refused_in_words() {
 
 #[test]
 fn a_file_that_is_too_large_is_refused_announced_or_not() {
-    let host = Host::with(|c| c.max_file_bytes = 2 << 20);
-    upload(&host, &vec![7; 2 << 20]);
-    let reply = post(&host, &[(CONTENT, &vec![7; (2 << 20) + 1])]);
+    let host = Host::with(|c| c.max_file_bytes = 5 << 20);
+    upload(&host, &vec![7; 5 << 20]);
+    let reply = post(&host, &[(CONTENT, &vec![7; (5 << 20) + 1])]);
     assert_eq!(
         (reply.status, reply.problem().as_str()),
-        (413, "Files must be less than 2MB in size")
+        (413, "Files must be less than 5MB in size")
     );
     let authorization = format!("Bearer {}", host.token);
     let all = [
