@@ -1,5 +1,7 @@
 //! OpenAPI 3.1 documents: one for each version, one for the server.
 
+mod outside;
+
 use serde_json::{Map, Value, json};
 
 /// Describes one version as an API of its own. `model` is `owner/name`, `version` its id, the schemas are those of `describe`.
@@ -239,7 +241,7 @@ pub(crate) fn server() -> Value {
         operation["security"] = json!([]);
         operation
     };
-    json!({
+    let mut document = json!({
         "openapi": "3.1.0",
         "info": {"title": "Maquette", "version": env!("CARGO_PKG_VERSION")},
         "security": [{"token": []}],
@@ -287,7 +289,11 @@ pub(crate) fn server() -> Value {
             }))},
         },
         "components": {"schemas": {"Problem": problem()}, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
-    })
+    });
+    if let (Some(paths), Value::Object(more)) = (document["paths"].as_object_mut(), outside::paths()) {
+        paths.extend(more);
+    }
+    document
 }
 
 #[cfg(test)]

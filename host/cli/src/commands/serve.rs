@@ -51,6 +51,10 @@ pub(crate) struct Settings {
     /// Answer /metrics without a token.
     #[arg(long)]
     open_metrics: bool,
+    /// Go there for callers (files by URL, webhooks) although it is not the public internet; again for more. A network (10.1.0.0/16), an
+    /// address (10.1.2.3), or an address or name with a port (127.0.0.1:9000, hooks.internal:9000).
+    #[arg(long, value_name = "ADDR")]
+    allow_outbound: Vec<String>,
     /// Calls that run at once; the number of processors unless given.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     lanes: usize,
@@ -83,6 +87,7 @@ impl Settings {
             trust_forwarded: self.trust_forwarded,
             auth: !self.no_auth,
             open_metrics: self.open_metrics,
+            outbound_allow: self.allow_outbound.clone(),
             lanes: self.lanes,
             tensor_threads: self.threads,
             queue_limit: self.queue,

@@ -200,7 +200,7 @@ async fn every_field_whose_file_cannot_be_had_is_named() {
     let signed = fixture.files.download_url(ORIGIN, &theirs);
     let schema = json!({"properties": {"list": {"items": {"format": "uri"}}}});
     let mut input = json!({"list": [
-        "data:,good", "http://127.0.0.1:1/", format!("{ORIGIN}/v1/files/{}", theirs.id), signed.replace("owner=you", "owner=me"),
+        "data:,good", "http://127.0.0.1/", format!("{ORIGIN}/v1/files/{}", theirs.id), signed.replace("owner=you", "owner=me"),
         "ftp://x/", "data:nothing", format!("{ORIGIN}/v1/models"), "not a url"
     ]});
     let problem = fixture

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::FromRequest as _;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
+use axum::extract::{DefaultBodyLimit, FromRequest as _};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, Request, StatusCode};
 use bytes::Bytes;
@@ -70,12 +70,10 @@ struct Draft {
 /// 415 for something else than a form, 413 for too large a file, 422 for a form without a file or with unusable fields, 408 for too
 /// slow a client, 400 for one that left.
 pub(super) async fn read(app: &App, headers: &HeaderMap, sent: Body) -> Result<Sent, Problem> {
-    let (paced, pace) = Paced::new(
-        sent,
-        app.config.read_timeout,
-        app.files.largest().saturating_add(BESIDE),
-    );
+    let (paced, pace) = Paced::new(sent, app.config.read_timeout, app.files.largest());
     let mut request = Request::new(Body::from_stream(paced));
+    // The form has limits of its own.
+    DefaultBodyLimit::disable().apply(&mut request);
     if let Some(content_type) = headers.get(CONTENT_TYPE) {
         request.headers_mut().insert(CONTENT_TYPE, content_type.clone());
     }
@@ -260,6 +258,8 @@ struct Paced {
     body: Pin<Box<dyn Stream<Item = Result<Bytes, Problem>> + Send>>,
     rested: bool,
     left: u64,
+    /// The largest file.
+    largest: u64,
     pace: Pace,
 }
 
@@ -290,7 +290,7 @@ impl Pace {
 }
 
 impl Paced {
-    fn new(body: Body, timeout: Duration, limit: u64) -> (Self, Pace) {
+    fn new(body: Body, timeout: Duration, largest: u64) -> (Self, Pace) {
         let pieces = futures::stream::unfold(body, move |mut body| async move {
             match body::next_within(&mut body, timeout).await {
                 Ok(Some(piece)) => Some((Ok(piece), body)),
@@ -302,7 +302,8 @@ impl Paced {
         let paced = Self {
             body: Box::pin(pieces),
             rested: true,
-            left: limit,
+            left: largest.saturating_add(BESIDE),
+            largest,
             pace: pace.clone(),
         };
         (paced, pace)
@@ -311,7 +312,7 @@ impl Paced {
     fn check(&mut self, piece: Result<Bytes, Problem>) -> Result<Bytes, Problem> {
         let piece = piece?;
         let size = piece.len() as u64;
-        self.left = self.left.checked_sub(size).ok_or_else(|| too_large(u64::MAX))?;
+        self.left = self.left.checked_sub(size).ok_or_else(|| too_large(self.largest))?;
         if self.pace.stalled.fetch_add(size, Ordering::Relaxed) > STALL {
             return Err(invalid("a part of the form has too long a head".to_owned()));
         }

@@ -1,0 +1,439 @@
+//! Files as callers send, see and get them, on real sockets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::io::{BufReader, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use common::{Host, Reply, config, connect, exchange, head, receive};
+use serde_json::{Value, json};
+
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n--not-a-boundary\r\n\0\xff";
+
+/// A form as bytes: heads of parts, with their bodies.
+fn form(boundary: &str, parts: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (head, bytes) in parts {
+        body.extend_from_slice(format!("--{boundary}\r\n{head}\r\n\r\n").as_bytes());
+        body.extend_from_slice(bytes);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    body
+}
+
+fn post_as(host: &Host, token: &str, boundary: &str, parts: &[(&str, &[u8])]) -> Reply {
+    let content_type = format!("multipart/form-data; boundary={boundary}");
+    host.send_as(
+        token,
+        "POST",
+        "/v1/files",
+        &[("content-type", &content_type)],
+        &form(boundary, parts),
+    )
+}
+
+fn post(host: &Host, parts: &[(&str, &[u8])]) -> Reply {
+    post_as(host, &host.token, "xyz", parts)
+}
+
+const CONTENT: &str =
+    "Content-Disposition: form-data; name=\"content\"; filename=\"a.bin\"\r\nContent-Type: application/octet-stream";
+
+fn upload(host: &Host, bytes: &[u8]) -> Value {
+    let reply = post(host, &[(CONTENT, bytes)]);
+    assert_eq!(reply.status, 201, "{reply:?}");
+    reply.json()
+}
+
+/// The path of a URL of the test server.
+fn path(url: &Value) -> String {
+    url.as_str()
+        .unwrap()
+        .strip_prefix("http://test.local")
+        .unwrap()
+        .to_owned()
+}
+
+fn kept(data: &Path) -> usize {
+    fn count(folder: &Path) -> usize {
+        let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+        entries
+            .map(|e| {
+                if e.file_type().unwrap().is_dir() {
+                    count(&e.path())
+                } else {
+                    1
+                }
+            })
+            .sum()
+    }
+    count(&data.join("files"))
+}
+
+fn wait_until(what: &str, good: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if good() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it never came: {what}");
+}
+
+#[test]
+fn every_clients_way_of_sending_a_file_is_understood() {
+    let host = Host::start();
+    // Python 1.x: metadata as a field of JSON text, before the file.
+    let python = post_as(
+        &host,
+        &host.token,
+        "0a1b2c3d4e5f60718293a4b5c6d7e8f9",
+        &[
+            (
+                "Content-Disposition: form-data; name=\"metadata\"",
+                br#"{"customer": 7}"#,
+            ),
+            (
+                "Content-Disposition: form-data; name=\"content\"; filename=\"cat.png\"\r\nContent-Type: image/png",
+                PNG,
+            ),
+        ],
+    );
+    assert_eq!(python.status, 201, "{python:?}");
+    let file = python.json();
+    assert_eq!(
+        (&file["name"], &file["content_type"], &file["size"]),
+        (&json!("cat.png"), &json!("image/png"), &json!(PNG.len()))
+    );
+    assert_eq!(file["metadata"], json!({"customer": 7}));
+    // Python 2.x: bracketed metadata, name and type as fields.
+    let python = post_as(
+        &host,
+        &host.token,
+        "00ff",
+        &[
+            ("Content-Disposition: form-data; name=\"filename\"", b"dog.jpg"),
+            ("Content-Disposition: form-data; name=\"metadata[customer]\"", b"7"),
+            ("Content-Disposition: form-data; name=\"metadata[deep][er]\"", b"8"),
+            ("Content-Disposition: form-data; name=\"type\"", b"image/jpeg"),
+            (
+                "Content-Disposition: form-data; name=\"content\"; filename=\"upload\"\r\nContent-Type: application/octet-stream",
+                PNG,
+            ),
+        ],
+    );
+    let file = python.json();
+    assert_eq!(
+        (&file["name"], &file["content_type"]),
+        (&json!("dog.jpg"), &json!("image/jpeg")),
+        "{file}"
+    );
+    assert_eq!(file["metadata"], json!({"customer": "7", "deep": {"er": "8"}}));
+    // JavaScript: metadata as a file of JSON, always there.
+    let javascript = post_as(
+        &host,
+        &host.token,
+        "----formdata-undici-012345678901",
+        &[
+            (
+                "Content-Disposition: form-data; name=\"content\"; filename=\"blob_1700000000000\"\r\nContent-Type: application/octet-stream",
+                PNG,
+            ),
+            (
+                "Content-Disposition: form-data; name=\"metadata\"; filename=\"blob\"\r\nContent-Type: application/json",
+                b"{}",
+            ),
+        ],
+    );
+    let file = javascript.json();
+    assert_eq!(
+        (javascript.status, &file["name"], &file["metadata"]),
+        (201, &json!("blob_1700000000000"), &json!({}))
+    );
+    // What the clients' parsers ask for.
+    for required in ["id", "name", "content_type", "etag", "created_at", "expires_at"] {
+        assert!(file[required].is_string(), "{required}: {file}");
+    }
+    assert!(
+        file["checksums"]["sha256"].is_string() && file["checksums"]["md5"].is_string(),
+        "{file}"
+    );
+    assert!(
+        file["urls"].as_object().unwrap().values().all(Value::is_string),
+        "{file}"
+    );
+    assert_eq!(file["id"].as_str().unwrap().len(), 26);
+    let seen = host.get(&path(&file["urls"]["get"]));
+    assert_eq!((seen.status, seen.json()), (200, file.clone()));
+    let bytes = host.get(&path(&file["urls"]["download"]));
+    assert_eq!((bytes.status, bytes.body.as_slice()), (200, PNG));
+}
+
+#[test]
+fn forms_that_make_no_sense_are_refused_in_words() {
+    let host = Host::start();
+    let metadata = "Content-Disposition: form-data; name=\"metadata\"";
+    let name = "Content-Disposition: form-data; name=\"filename\"";
+    let long = "x".repeat(256);
+    for (parts, word) in [
+        (vec![(metadata, &b"{}"[..])], "no part `content`"),
+        (vec![(CONTENT, PNG), (CONTENT, PNG)], "two parts"),
+        (
+            vec![(CONTENT, PNG), (metadata, b"[1]")],
+            "`metadata` is not a JSON object",
+        ),
+        (vec![(CONTENT, PNG), (name, long.as_bytes())], "more than 255 bytes"),
+        (vec![(CONTENT, PNG), (metadata, b"\xff")], "not UTF-8"),
+    ] {
+        let reply = post(&host, &parts);
+        assert!(reply.status == 422 && reply.problem().contains(word), "{reply:?}");
+    }
+    let json = host.post("/v1/files", &json!({}));
+    assert!(
+        json.status == 415 && json.problem().contains("multipart/form-data"),
+        "{json:?}"
+    );
+    let cut = host.send(
+        "POST",
+        "/v1/files",
+        &[("content-type", "multipart/form-data; boundary=xyz")],
+        b"--xyz\r\nContent-Dispo",
+    );
+    assert_eq!(cut.status, 400, "{cut:?}");
+    // A part whose head never ends is not collected.
+    let endless = format!(
+        "--xyz\r\nContent-Disposition: form-data; name=\"content\"; filename=\"{}",
+        "x".repeat(2 << 20)
+    );
+    let reply = host.send(
+        "POST",
+        "/v1/files",
+        &[("content-type", "multipart/form-data; boundary=xyz")],
+        endless.as_bytes(),
+    );
+    assert!(
+        reply.status == 422 && reply.problem().contains("too long a head"),
+        "{reply:?}"
+    );
+    assert_eq!(kept(host.data()), 0);
+}
+
+#[test]
+fn a_file_that_is_too_large_is_refused_announced_or_not() {
+    let host = Host::with(|c| c.max_file_bytes = 5 << 20);
+    upload(&host, &vec![7; 5 << 20]);
+    let reply = post(&host, &[(CONTENT, &vec![7; (5 << 20) + 1])]);
+    assert_eq!(
+        (reply.status, reply.problem().as_str()),
+        (413, "Files must be less than 5MB in size")
+    );
+    let authorization = format!("Bearer {}", host.token);
+    let all = [
+        ("authorization", authorization.as_str()),
+        ("content-type", "multipart/form-data; boundary=xyz"),
+        ("content-length", "99999999999"),
+    ];
+    let mut stream = connect(host.address);
+    stream.write_all(&head("POST", "/v1/files", &all)).unwrap();
+    let reply = receive(&mut BufReader::new(stream));
+    assert_eq!(reply.status, 413, "{reply:?}");
+    assert_eq!(kept(host.data()), 1);
+}
+
+#[test]
+fn files_of_others_are_as_if_they_were_not() {
+    let host = Host::start();
+    let file = upload(&host, PNG);
+    let id = file["id"].as_str().unwrap();
+    let other = host.token("other", &["read", "predict"]);
+    for method in ["GET", "DELETE"] {
+        let theirs = host.send_as(&other, method, &format!("/v1/files/{id}"), &[], b"");
+        let nobodys = host.send_as(&other, method, &format!("/v1/files/{}", "a".repeat(26)), &[], b"");
+        assert_eq!((theirs.status, &theirs.body), (404, &nobodys.body));
+        assert_eq!(theirs.problem(), "File not found");
+    }
+    let list = host.send_as(&other, "GET", "/v1/files", &[], b"").json();
+    assert_eq!(list, json!({"next": null, "previous": null, "results": []}));
+    assert_eq!(host.get("/v1/files").json()["results"][0]["id"], id);
+    // A token that only reads may look, but neither send nor remove; one that only predicts may do both.
+    let (reader, caller) = (host.token("admin", &["read"]), host.token("admin", &["predict"]));
+    assert_eq!(
+        host.send_as(&reader, "GET", &format!("/v1/files/{id}"), &[], b"")
+            .status,
+        200
+    );
+    assert_eq!(
+        host.send_as(&reader, "DELETE", &format!("/v1/files/{id}"), &[], b"")
+            .status,
+        403
+    );
+    assert_eq!(post_as(&host, &reader, "xyz", &[(CONTENT, PNG)]).status, 403);
+    assert_eq!(host.send_as(&caller, "GET", "/v1/files", &[], b"").status, 200);
+    assert_eq!(exchange(host.address, "GET", "/v1/files", &[], b"").status, 401);
+    let gone = host.send_as(&caller, "DELETE", &format!("/v1/files/{id}"), &[], b"");
+    assert_eq!((gone.status, gone.body.len()), (204, 0));
+    assert_eq!(host.get(&format!("/v1/files/{id}")).status, 404);
+    assert_eq!(host.get(&path(&file["urls"]["download"])).status, 404);
+    assert_eq!(kept(host.data()), 0);
+}
+
+#[test]
+fn a_link_works_without_a_token_for_its_file_alone() {
+    let host = Host::start();
+    let (file, other) = (upload(&host, PNG), upload(&host, b"other"));
+    let link = path(&file["urls"]["download"]);
+    let get = |path: &str| exchange(host.address, "GET", path, &[], b"");
+    let good = get(&link);
+    assert_eq!((good.status, good.body.as_slice()), (200, PNG));
+    for (name, value) in [
+        ("content-type", "application/octet-stream"),
+        ("content-disposition", "attachment; filename=\"a.bin\""),
+        ("x-content-type-options", "nosniff"),
+        ("content-security-policy", "default-src 'none'; sandbox"),
+        ("access-control-allow-origin", "*"),
+        ("accept-ranges", "bytes"),
+    ] {
+        assert_eq!(good.header(name), Some(value), "{name}");
+    }
+    let (ours, theirs) = (file["id"].as_str().unwrap(), other["id"].as_str().unwrap());
+    let expiry = link.split("expiry=").nth(1).unwrap().split('&').next().unwrap();
+    for bad in [
+        link.replace(ours, theirs),
+        link.replace("owner=admin", "owner=other"),
+        link.replace(expiry, "99999999999"),
+        link.replace(expiry, "x"),
+        link.replace("signature=", "signature=A"),
+        link.split("&signature").next().unwrap().to_owned(),
+        format!("/v1/files/{ours}/download"),
+    ] {
+        let reply = get(&bad);
+        assert_eq!(
+            (reply.status, reply.problem().as_str()),
+            (404, "File not found"),
+            "{bad}"
+        );
+    }
+    let etag = good.header("etag").unwrap();
+    let with = |name: &str, value: &str| exchange(host.address, "GET", &link, &[(name, value)], b"");
+    let part = with("range", "bytes=1-3");
+    assert_eq!((part.status, part.body.as_slice()), (206, &PNG[1..4]));
+    assert_eq!(
+        part.header("content-range"),
+        Some(format!("bytes 1-3/{}", PNG.len()).as_str())
+    );
+    assert_eq!(with("range", "bytes=-2").body, PNG[PNG.len() - 2..]);
+    assert_eq!(with("range", "bytes=0-0,2-3").body, PNG);
+    let outside = with("range", "bytes=999-");
+    assert_eq!(
+        (outside.status, outside.header("content-range")),
+        (416, Some(format!("bytes */{}", PNG.len()).as_str()))
+    );
+    assert_eq!(with("if-none-match", etag).status, 304);
+    let stale = exchange(
+        host.address,
+        "GET",
+        &link,
+        &[("range", "bytes=1-3"), ("if-range", "\"old\"")],
+        b"",
+    );
+    assert_eq!((stale.status, stale.body.as_slice()), (200, PNG));
+}
+
+#[test]
+fn files_expire_and_their_links_with_them() {
+    let host = Host::with(|c| c.file_ttl = Duration::from_millis(1500));
+    let file = upload(&host, PNG);
+    let link = path(&file["urls"]["download"]);
+    wait_until("expiry", || {
+        host.get(&format!("/v1/files/{}", file["id"].as_str().unwrap())).status == 404
+    });
+    assert_eq!(exchange(host.address, "GET", &link, &[], b"").status, 404);
+    wait_until("removal", || kept(host.data()) == 0);
+    host.wait_for_metric("maquette_files_bytes 0");
+}
+
+#[test]
+fn an_upload_that_stops_or_drips_leaves_nothing() {
+    let host = Host::with(|c| c.read_timeout = Duration::from_millis(300));
+    let authorization = format!("Bearer {}", host.token);
+    let all = [
+        ("authorization", authorization.as_str()),
+        ("content-type", "multipart/form-data; boundary=xyz"),
+        ("content-length", "100000"),
+    ];
+    let start = format!("--xyz\r\n{CONTENT}\r\n\r\n{}", "x".repeat(50_000));
+    // One that stops sending is told so.
+    let mut stream = connect(host.address);
+    stream.write_all(&head("POST", "/v1/files", &all)).unwrap();
+    stream.write_all(start.as_bytes()).unwrap();
+    let reply = receive(&mut BufReader::new(stream));
+    assert_eq!(
+        (reply.status, reply.json()["code"].as_str()),
+        (408, Some("slow-body")),
+        "{reply:?}"
+    );
+    wait_until("removal", || kept(host.data()) == 0);
+    // One that leaves is forgotten.
+    let mut stream = connect(host.address);
+    stream.write_all(&head("POST", "/v1/files", &all)).unwrap();
+    stream.write_all(start.as_bytes()).unwrap();
+    wait_until("arrival", || kept(host.data()) == 1);
+    drop(stream);
+    wait_until("removal", || kept(host.data()) == 0);
+    assert_eq!(host.get("/v1/files").json()["results"], json!([]));
+}
+
+#[test]
+fn files_outlive_a_restart_and_half_files_do_not() {
+    let host = Host::start();
+    let file = upload(&host, PNG);
+    std::fs::write(host.data().join("files/tmp/half"), "half").unwrap();
+    let folder = host.stop().unwrap();
+    let host = Host::open(config(folder.path()));
+    let again = host.get(&path(&file["urls"]["get"]));
+    assert_eq!(again.json(), file);
+    assert_eq!(
+        exchange(host.address, "GET", &path(&file["urls"]["download"]), &[], b"").body,
+        PNG
+    );
+    assert_eq!(kept(folder.path()), 1);
+    host.wait_for_metric(&format!("maquette_files_bytes {}", PNG.len()));
+}
+
+#[test]
+fn lists_come_in_pages_newest_first() {
+    let host = Host::start();
+    let ids: Vec<_> = (0..101)
+        .map(|i| upload(&host, &[i])["id"].as_str().unwrap().to_owned())
+        .collect();
+    let first = host.get("/v1/files").json();
+    let next = host.get(&path(&first["next"])).json();
+    assert_eq!(next["next"], Value::Null);
+    let both = [&first, &next]
+        .map(|page| page["results"].as_array().unwrap().clone())
+        .concat();
+    let mut listed: Vec<_> = both.iter().map(|file| file["id"].as_str().unwrap()).collect();
+    let times: Vec<_> = both.iter().map(|file| file["created_at"].as_str().unwrap()).collect();
+    assert!(times.is_sorted_by(|a, b| a >= b));
+    listed.sort_unstable();
+    let mut all: Vec<_> = ids.iter().map(String::as_str).collect();
+    all.sort_unstable();
+    assert_eq!(listed, all);
+    assert_eq!(host.get("/v1/files?cursor=nonsense").status, 400);
+}
+
+#[test]
+fn a_quota_that_is_used_up_says_what_to_do() {
+    let host = Host::with(|c| c.files_per_owner_bytes = 10_000);
+    upload(&host, &[0; 5000]);
+    let reply = post(&host, &[(CONTENT, &[0; 5000])]);
+    assert!(
+        reply.status == 507 && reply.problem().contains("delete some"),
+        "{reply:?}"
+    );
+    assert_eq!(kept(host.data()), 1);
+}
