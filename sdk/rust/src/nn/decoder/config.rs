@@ -91,6 +91,14 @@ impl DecoderConfig {
                 )));
             }
         }
+        // Left out, they would give other answers without a word.
+        for key in ["mlp_bias", "attention_bias"] {
+            if config[key] == true && kind != "qwen2" {
+                return Err(Error::unsupported(format!(
+                    "{what}: `{key}` is true: biases of {kind}'s layers are not known to this SDK"
+                )));
+            }
+        }
         let (width, heads) = (need("hidden_size")?, need("num_attention_heads")?);
         let rope = |key: &str| rope::json(config, key);
         if rope("partial_rotary_factor").as_f64().is_some_and(|part| part != 1.0) {
@@ -118,7 +126,7 @@ impl DecoderConfig {
             rope_table: false,
             interleaved: false,
             window: number("sliding_window").filter(|_| windowed),
-            qkv_bias: kind == "qwen2" || config["attention_bias"] == true,
+            qkv_bias: kind == "qwen2",
             qk_norm: kind == "qwen3",
             tied: config["tie_word_embeddings"] == true,
             context: need("max_position_embeddings")?.min(MAX_CONTEXT),
@@ -164,6 +172,13 @@ impl DecoderConfig {
                 .find(|(listed, _)| listed == name)
                 .map(|(_, shape)| shape.clone())
         };
+        for other in ["blk.0.attn_output.bias", "blk.0.ffn_down.bias"] {
+            if shape(other).is_some() {
+                return Err(Error::unsupported(format!(
+                    "{what} has the bias `{other}`, which this SDK does not know"
+                )));
+            }
+        }
         let table = shape("token_embd.weight").ok_or_else(|| missing(what, "token_embd.weight"))?;
         let (width, heads) = (need("embedding_length")?, need("attention.head_count")?);
         let head_width = number("attention.key_length")?.unwrap_or(width / heads);
@@ -220,6 +235,41 @@ impl DecoderConfig {
             heads: number(self.kv_heads),
             width: number(self.head_width),
             value_width: number(self.head_width),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(key: &str, value: Value) -> Option<String> {
+        let mut config = json!({
+            "model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 96, "intermediate_size": 128,
+            "num_hidden_layers": 2, "max_position_embeddings": 256,
+        });
+        config[key] = value;
+        DecoderConfig::from_json(&config).err().map(|e| e.to_string())
+    }
+
+    #[test]
+    fn what_would_be_computed_wrong_is_refused_by_its_key() {
+        assert_eq!(config("attention_bias", json!(false)), None);
+        for (key, value) in [
+            ("attention_bias", json!(true)),
+            ("mlp_bias", json!(true)),
+            ("partial_rotary_factor", json!(0.5)),
+            ("hidden_act", json!("gelu")),
+            ("model_type", json!("gpt2")),
+            ("vocab_size", json!(0)),
+            ("num_key_value_heads", json!(3)),
+        ] {
+            let error = config(key, value);
+            assert!(
+                error.as_ref().is_some_and(|e| e.contains(key) || e.contains("heads")),
+                "{key}: {error:?}"
+            );
         }
     }
 }
