@@ -163,7 +163,8 @@ mod tests {
     #[test]
     fn a_gguf_file_says_its_scaling_as_llama_cpp_reads_it() {
         let linear = |factor| Ok(RopeScaling::Linear { factor });
-        let table: [(&[(&str, &str)], Result<RopeScaling>); 6] = [
+        type Row<'a> = (&'a [(&'a str, &'a str)], Result<RopeScaling>);
+        let table: [Row<'_>; 6] = [
             (&[], Ok(RopeScaling::None)),
             (&[("llama.rope.scaling.factor", "4.0")], linear(4.0)),
             (&[("llama.rope.scale_linear", "2")], linear(2.0)),
