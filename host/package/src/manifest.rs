@@ -296,9 +296,13 @@ fn read_entries(root: &Table<'_>, kind: &'static str, most: usize) -> Result<BTr
                 name_help(&name),
             ));
         }
-        match table.tables("shards") {
-            Ok(Some(list)) if kind == "weights" => read_shards(&name, &table, &list, &mut entries)?,
-            _ => drop(entries.insert(name, read_entry(&table, kind)?)),
+        let shards = match kind {
+            "weights" => table.tables("shards")?,
+            _ => None,
+        };
+        match shards {
+            Some(list) => read_shards(&name, &table, &list, &mut entries)?,
+            None => drop(entries.insert(name, read_entry(&table, kind)?)),
         }
     }
     if entries.len() > most.max(shards::MAX_SHARDS) {
@@ -321,7 +325,6 @@ fn read_shards(name: &str, table: &Table<'_>, list: &[Table<'_>], entries: &mut 
         return Err(table.at("shards", what, help));
     }
     for (i, shard) in list.iter().enumerate() {
-        shard.only(&["source", "sha256", "size"])?;
         entries.insert(shards::name(name, i + 1), read_entry(shard, "shards")?);
     }
     Ok(())
@@ -329,7 +332,7 @@ fn read_shards(name: &str, table: &Table<'_>, list: &[Table<'_>], entries: &mut 
 
 fn read_entry(table: &Table<'_>, kind: &str) -> Result<Entry> {
     if kind == "weights" {
-        table.only(&["source", "sha256", "size", "convert", "converted_sha256"])?;
+        table.only(&["source", "sha256", "size", "convert", "converted_sha256", "shards"])?;
     } else {
         table.only(&["source", "sha256", "size"])?;
     }
