@@ -32,6 +32,15 @@ fn a_call_without_a_server_gives_the_golden_embedding() {
     let output = succeed(maquette().args(["run", "plugins/minilm", "-i", "text=A cat sits on the mat.", "--json"]));
     let document = support::json(&output);
     assert_near(document.get("output").unwrap_or(&document), &golden("one")["output"]);
+
+    // A first call loads the weights, and what that took is no part of what computing took.
+    let time = |name: &str| document["report"][name].as_u64().unwrap();
+    assert!(time("load_us") > 0 && time("compute_us") > 0, "{}", document["report"]);
+    assert!(
+        time("load_us") + time("compute_us") <= time("total_us"),
+        "{}",
+        document["report"]
+    );
 }
 
 #[test]

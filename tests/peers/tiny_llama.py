@@ -1,4 +1,5 @@
-"""Goldens of four tiny decoders from `transformers`: llama, mistral (sliding window), qwen2 (biases), qwen3 (q and k norms).
+"""Goldens of six tiny decoders from `transformers`: llama, mistral (sliding window), qwen2 (biases), qwen3 (q and k norms), and llama
+with its rotary frequencies scaled as Llama 3.1 does and linearly.
 
 The weights are a formula, so that Rust makes the same bits. For element i of the tensor called `name`, in u32 arithmetic that wraps:
 
@@ -30,6 +31,15 @@ BASE = {
 }
 VARIANTS = {
     "llama": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "mlp_bias": False, "rope_scaling": None},
+    # Of the eight wavelengths, 6 to 20,000 places, some are kept, some divided, and one is in between.
+    "llama3": {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "mlp_bias": False,
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+    },
+    "linear": {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": False, "mlp_bias": False,
+        "rope_scaling": {"type": "linear", "factor": 4.0},
+    },
     "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 8},
     "qwen2": {
         "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rms_norm_eps": 1e-6, "rope_theta": 1000000.0,
@@ -120,6 +130,10 @@ def main() -> None:
                 ids.append(int(step.logits[0, -1].argmax()))
             again = model(torch.tensor([PROMPT + ids[:-1]])).logits[0, -DECODE:]
             assert (again - torch.stack(steps)).abs().max() < 1e-4
+        # What the plain frequencies are divided by, which GGUF files have as `rope_freqs.weight`.
+        dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        plain = config["rope_theta"] ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        divisors = (plain / model.model.rotary_emb.inv_freq.double()).tolist()
         numbers = lambda row: [round(v, 6) for v in row.tolist()]
         write_golden(f"tiny_{variant}.json", "tiny_llama.py", {
             "by": f"transformers {transformers.__version__}, {type(model).__name__}, float64 (its norms and softmax compute in float32), eager attention",
@@ -130,6 +144,7 @@ def main() -> None:
             "shapes": {name: list(w.shape) for name, w in weights.items()},
             "first_values": {name: [float(v) for v in w.flat[:4]] for name, w in list(weights.items())[:3]},
             "float32_differs_by": float(f"{gap:.2g}"),
+            **({"rope_divisors": [round(v, 6) for v in divisors]} if config.get("rope_scaling") else {}),
             "prompt": PROMPT,
             "prompt_logits": "one row a position",
             **{f"prompt_logits_{n}": numbers(row) for n, row in enumerate(prompt.logits[0])},

@@ -233,6 +233,17 @@ impl Model {
         Ok((input, sent))
     }
 
+    /// A JSON text as the guest gets it, for measuring.
+    pub(crate) fn checked_input(&self, input: &str) -> Result<String> {
+        let broken = |why: String| Failure::failed(format!("the input does not fit the model: {why}"));
+        let input: Value = serde_json::from_str(input).map_err(|e| broken(e.to_string()))?;
+        let (input, _) = self.checked(input).map_err(|errors| {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            broken(errors.join("; "))
+        })?;
+        Ok(input.to_string())
+    }
+
     /// Calls it once in a fresh sandbox.
     pub(crate) fn call(&self, input: Value, how: How) -> Result<(Result<Made, Broken>, Report)> {
         let (input, sent) = match self.checked(input) {

@@ -29,6 +29,7 @@ pub(crate) fn card(ui: &Ui, report: &Report) -> String {
     let mut rows = vec![
         ("time", time(us(report.total_us))),
         ("  of it: sandbox", time(us(report.instantiate_us))),
+        ("  of it: loading", time(us(report.load_us))),
         ("  of it: tensors", time(us(report.compute_us))),
         ("cpu, own thread", time(us(report.cpu_us))),
         ("guest memory", bytes(report.guest_memory_bytes)),

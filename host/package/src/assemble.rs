@@ -8,7 +8,7 @@ use crate::manifest::Manifest;
 use crate::source::Fetcher;
 use crate::toolchain::{self, Toolchain};
 use crate::version::{self, Blob, VersionManifest};
-use crate::{Digest, Error, Note, Progress, Result, build, check, folder};
+use crate::{Digest, Error, Note, Progress, Result, build, check, folder, shards};
 
 /// The model card's file.
 const README: &str = "README.md";
@@ -87,7 +87,7 @@ pub fn assemble_with<'t>(
     for (kind, name, entry) in source.entries() {
         let fetched = fetcher.fetch(entry, progress)?;
         if fetched.size == 0 {
-            let what = format!("[{kind}.{name}] is empty");
+            let what = format!("{} is empty", shards::heading(kind, name));
             return Err(Error::Source(Note::new(
                 &entry.source,
                 what,

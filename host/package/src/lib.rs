@@ -18,6 +18,7 @@ pub mod manifest;
 mod names;
 mod process;
 mod progress;
+pub mod shards;
 pub mod source;
 pub mod toolchain;
 pub mod version;

@@ -24,6 +24,12 @@
 //! convert = "ctranslate2"            # the source is such a file; the guest gets safetensors
 //! converted_sha256 = "…"             # optional: what the conversion must give
 //!
+//! [weights.large]                    # several files, which the guest opens as one
+//! shards = [
+//!   { source = "hf:acme/large@1b2c/model-00001-of-00002.safetensors", sha256 = "…" },
+//!   { source = "hf:acme/large@1b2c/model-00002-of-00002.safetensors", sha256 = "…" },
+//! ]
+//!
 //! [assets."tokenizer.json"]          # the guest reads it as "tokenizer.json"
 //! source = "assets/tokenizer.json"
 //!
@@ -46,7 +52,7 @@ use serde::Serialize;
 
 use crate::source::Source;
 use crate::version::{Limits, MAX_ASSETS, MAX_DESCRIPTION, MAX_WEIGHTS};
-use crate::{Convert, Digest, Error, Note, Result, folder, names};
+use crate::{Convert, Digest, Error, Note, Result, folder, names, shards};
 use table::{Document, Table};
 
 /// The name of the file.
@@ -65,7 +71,7 @@ pub struct Manifest {
     pub model: Model,
     /// `[component]`
     pub component: Component,
-    /// `[weights.NAME]`
+    /// `[weights.NAME]`; shards after the first are named as [`crate::shards::name`] does.
     pub weights: BTreeMap<String, Entry>,
     /// `[assets.NAME]`
     pub assets: BTreeMap<String, Entry>,
@@ -191,7 +197,8 @@ impl Manifest {
         else {
             return Ok(());
         };
-        let what = format!("[{kind}.{name}] has no `sha256`, and `{}` may change", entry.source);
+        let heading = shards::heading(kind, name);
+        let what = format!("{heading} has no `sha256`, and `{}` may change", entry.source);
         let help = "run `maquette check`: it fetches the file and prints the line to add";
         Err(Error::Unpinned(Note::new(format!("{file}:{}", entry.line), what, help)))
     }
@@ -277,12 +284,17 @@ fn read_entries(root: &Table<'_>, kind: &'static str, most: usize) -> Result<BTr
         return Ok(BTreeMap::new());
     };
     let mut entries = BTreeMap::new();
-    for name in all.keys() {
+    let names = all.keys();
+    if names.len() > most {
+        let what = format!("{} entries in [{kind}], at most {most} are allowed", names.len());
+        return Err(root.at(kind, what, ""));
+    }
+    for name in names {
         let table = match all.table(&name) {
             Ok(Some(table)) => table,
             Ok(None) => continue,
             // `[weights] source = "…"`: the name was forgotten.
-            Err(_) if matches!(name.as_str(), "source" | "sha256" | "size" | "convert") => {
+            Err(_) if matches!(name.as_str(), "source" | "sha256" | "size" | "convert" | "shards") => {
                 let help = format!("name it: [{kind}.model], then `source` and `sha256`");
                 return Err(all.at(&name, format!("`{name}` stands in [{kind}] itself"), help));
             }
@@ -295,21 +307,43 @@ fn read_entries(root: &Table<'_>, kind: &'static str, most: usize) -> Result<BTr
                 name_help(&name),
             ));
         }
-        entries.insert(name, read_entry(&table, kind)?);
+        let shards = match kind {
+            "weights" => table.tables("shards")?,
+            _ => None,
+        };
+        match shards {
+            Some(list) => read_shards(&name, &table, &list, &mut entries)?,
+            None => drop(entries.insert(name, read_entry(&table, kind)?)),
+        }
     }
-    if entries.len() > most {
-        return Err(root.at(
-            kind,
-            format!("{} entries in [{kind}], at most {most} are allowed", entries.len()),
-            "",
-        ));
+    if entries.len() > most.max(shards::MAX_SHARDS) {
+        let what = format!(
+            "{} files in [{kind}], at most {} are allowed",
+            entries.len(),
+            shards::MAX_SHARDS
+        );
+        return Err(root.at(kind, what, ""));
     }
     Ok(entries)
 }
 
+/// Reads `shards`, which stands in the place of everything else.
+fn read_shards(name: &str, table: &Table<'_>, list: &[Table<'_>], entries: &mut BTreeMap<String, Entry>) -> Result<()> {
+    table.only(&["shards"])?;
+    if list.is_empty() || list.len() > shards::MAX_SHARDS {
+        let what = format!("{} shards; 1 to {} are possible", list.len(), shards::MAX_SHARDS);
+        let help = "list a file a shard: shards = [{ source = \"…\", sha256 = \"…\" }, …]";
+        return Err(table.at("shards", what, help));
+    }
+    for (i, shard) in list.iter().enumerate() {
+        entries.insert(shards::name(name, i + 1), read_entry(shard, "shards")?);
+    }
+    Ok(())
+}
+
 fn read_entry(table: &Table<'_>, kind: &str) -> Result<Entry> {
     if kind == "weights" {
-        table.only(&["source", "sha256", "size", "convert", "converted_sha256"])?;
+        table.only(&["source", "sha256", "size", "convert", "converted_sha256", "shards"])?;
     } else {
         table.only(&["source", "sha256", "size"])?;
     }
@@ -320,6 +354,14 @@ fn read_entry(table: &Table<'_>, kind: &str) -> Result<Entry> {
         Error::Source(note) => table.at("source", note.what, note.help),
         other => other,
     })?;
+    if kind != "assets" && source.file_name().ends_with(".index.json") {
+        let help = "list the files that it names: shards = [{ source = \"…\", sha256 = \"…\" }, …]";
+        return Err(table.at(
+            "source",
+            "an index says which files the weights are in; it is no weights",
+            help,
+        ));
+    }
     let digest = |key| match table.string(key)? {
         Some(text) => text.parse::<Digest>().map(Some).map_err(|e| {
             table.at(

@@ -77,6 +77,7 @@ impl Source {
     /// What the bytes are called on their own: the last part of the path.
     pub fn file_name(&self) -> String {
         let text = self.to_string();
+        let text = text.strip_prefix("path:").unwrap_or(&text);
         let path = text.split(['?', '#']).next().unwrap_or_default();
         path.rsplit('/').next().unwrap_or_default().to_owned()
     }
@@ -85,6 +86,8 @@ impl Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // What has a colon could be taken for another kind of source.
+            Self::Path(path) if path.to_string_lossy().contains(':') => write!(f, "path:{}", path.display()),
             Self::Path(path) => write!(f, "{}", path.display()),
             Self::Https(url) => f.write_str(url),
             Self::Hub { repo, revision, file } => write!(f, "hf:{repo}@{revision}/{file}"),

@@ -16,7 +16,7 @@ pub const SCHEMA: u32 = 1;
 pub const MAX_JSON: usize = 1 << 20;
 /// The largest component, in bytes.
 pub const MAX_COMPONENT: u64 = 64 << 20;
-/// The most weight files of a version.
+/// The most weights of a version; each may be [several files](crate::shards).
 pub const MAX_WEIGHTS: usize = 64;
 /// The most assets of a version.
 pub const MAX_ASSETS: usize = 256;
@@ -87,7 +87,7 @@ pub struct VersionManifest {
     pub deterministic: Option<bool>,
     /// The WebAssembly component.
     pub component: Blob,
-    /// The weight files by the names under which the guest knows them.
+    /// The weight files by the names under which the guest knows them; shards after the first as [`crate::shards`] names them.
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",

@@ -151,6 +151,10 @@ pub struct Report {
     pub cpu_us: u64,
     /// Wall time inside tensor ops and programs, in microseconds: what is billed as device time.
     pub compute_us: u64,
+    /// Wall time spent loading and packing weights and compiling programs, in microseconds; it is not in `compute_us`. The first call
+    /// after a start pays it, or the first after weights had to leave.
+    #[serde(default)]
+    pub load_us: u64,
     /// The most bytes of linear memory and tables the guest held at once.
     pub guest_memory_bytes: u64,
     /// The most bytes of tensors and temporaries alive at once, weights not counted.

@@ -131,6 +131,7 @@ impl Guest {
             instantiate_us,
             cpu_us: 0,
             compute_us: micros(stats.compute),
+            load_us: micros(stats.load),
             guest_memory_bytes: state.limiter.peak(),
             tensor_bytes: state.budget.as_ref().map_or(0, |budget| budget.peak()),
             ops: stats.ops,

@@ -4,7 +4,7 @@
 //! Compiling code from strangers can take long and much memory, so a server does this in a child process under limits.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,8 @@ pub struct Part {
 pub struct Parts {
     /// The component.
     pub component: Part,
-    /// Weight files by the names that the guest uses.
+    /// Weight files by the names that the guest uses. Of weights in several files, the second is `NAME#00002`, and so on in the order
+    /// of their names: the guest sees one.
     pub weights: BTreeMap<String, Part>,
     /// Assets by the names that the guest uses.
     pub assets: BTreeMap<String, Part>,
@@ -227,11 +228,16 @@ fn read_component(path: &std::path::Path) -> Result<Vec<u8>, Error> {
 
 /// Opens the files that a version's sandboxes share.
 pub(crate) fn open_package(runtime: &Runtime, parts: &Parts) -> Result<Package, Error> {
-    let mut weights = BTreeMap::new();
+    let mut shards: BTreeMap<&str, Vec<(&str, &Path)>> = BTreeMap::new();
     for (name, part) in &parts.weights {
-        let file = runtime.weights().open(&part.digest, &part.path);
+        let name = name.split_once('#').map_or(name.as_str(), |(name, _)| name);
+        shards.entry(name).or_default().push((&part.digest, &part.path));
+    }
+    let mut weights = BTreeMap::new();
+    for (name, shards) in shards {
+        let file = runtime.weights().open_shards(&shards);
         weights.insert(
-            name.clone(),
+            name.to_owned(),
             file.map_err(|e| Error::component(format!("weights `{name}`: {}", e.message)))?,
         );
     }

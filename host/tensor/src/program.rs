@@ -114,6 +114,11 @@ impl Program {
         &self.digest
     }
 
+    /// What it was compiled from.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
     /// What a run costs for inputs of these shapes.
     ///
     /// # Errors

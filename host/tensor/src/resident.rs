@@ -99,6 +99,25 @@ impl WeightStore {
         Ok(file)
     }
 
+    /// Opens weights that are in several files, in their order, as one file.
+    ///
+    /// # Errors
+    /// `invalid-input` if one of them is hostile or broken, or two have a tensor of the same name.
+    pub fn open_shards(&self, shards: &[(&str, &Path)]) -> Result<Arc<WeightFile>, Error> {
+        if let [(digest, path)] = shards {
+            return self.open(digest, path);
+        }
+        let open = |(i, (digest, path)): (usize, &(&str, &Path))| {
+            let file = self.open(digest, path);
+            file.map_err(|mut error| {
+                error.message = format!("shard {}: {}", i + 1, error.message);
+                error
+            })
+        };
+        let files = shards.iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
+        WeightFile::join(&files).map(Arc::new)
+    }
+
     /// Bytes of weights in memory.
     pub fn resident_bytes(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
@@ -154,7 +173,7 @@ impl WeightStore {
         bytes: u64,
         read: impl FnOnce(Arc<Resident>) -> Result<Loaded, Error>,
     ) -> Result<Loaded, Error> {
-        let key = (file.digest().to_owned(), name.to_owned(), form);
+        let key = (file.digest_of(name)?.to_owned(), name.to_owned(), form);
         if let Some(loaded) = self.lock().touch(&key) {
             return Ok(loaded);
         }

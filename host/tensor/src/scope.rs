@@ -54,6 +54,8 @@ pub struct Stats {
     pub program_nodes: u64,
     /// Wall time inside ops and programs.
     pub compute: Duration,
+    /// Wall time of loading and packing weights and of compiling programs; none of it is in `compute`.
+    pub load: Duration,
     /// Bytes uploaded by guests.
     pub uploaded_bytes: u64,
     /// Bytes read by guests.
@@ -178,8 +180,22 @@ impl Scope {
         description: &Description,
         files: &BTreeMap<String, Arc<WeightFile>>,
     ) -> Result<Arc<Program>, Error> {
+        let started = Instant::now();
         let programs = self.runtime.programs();
-        programs.compile_while(description, files, &mut || self.control.check(Instant::now()))
+        let program = programs.compile_while(description, files, &mut || self.control.check(Instant::now()));
+        self.count(|stats| stats.load += started.elapsed());
+        program
+    }
+
+    /// A tensor of a weight file, as `dtype` or as it is stored.
+    ///
+    /// # Errors
+    /// As [`WeightStore::get`](crate::WeightStore::get).
+    pub fn weight(&self, file: &WeightFile, name: &str, dtype: Option<DType>) -> Result<Tensor, Error> {
+        let started = Instant::now();
+        let tensor = self.runtime.weights().get(file, name, dtype);
+        self.count(|stats| stats.load += started.elapsed());
+        tensor
     }
 
     /// Every element, row-major, little-endian.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use ::safetensors::Dtype;
 use bytemuck::pod_collect_to_vec;
@@ -77,19 +78,27 @@ pub(crate) struct Header {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
-/// A weight file, safetensors or GGUF, mapped read-only. The blob store guarantees that nobody changes it.
+/// A weight file, safetensors or GGUF, mapped read-only, or several that are one. The blob store guarantees that nobody changes them.
 #[derive(Debug)]
 pub struct WeightFile {
     digest: String,
-    map: Mmap,
+    shards: Vec<Arc<Shard>>,
     tensors: Vec<TensorInfo>,
     places: HashMap<String, Place>,
     metadata: BTreeMap<String, String>,
 }
 
+/// One file of it.
+#[derive(Debug)]
+struct Shard {
+    digest: String,
+    map: Mmap,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Place {
     index: usize,
+    shard: usize,
     start: usize,
     end: usize,
     stored: Stored,
@@ -124,6 +133,7 @@ impl WeightFile {
             check_shape::<u32>(&shape).map_err(|e| fail(e.message))?;
             let place = Place {
                 index,
+                shard: 0,
                 start: found.start,
                 end: found.end,
                 stored: found.stored,
@@ -139,16 +149,68 @@ impl WeightFile {
         }
         Ok(Self {
             digest: digest.to_owned(),
-            map,
+            shards: vec![Arc::new(Shard {
+                digest: digest.to_owned(),
+                map,
+            })],
             tensors,
             places,
             metadata: header.metadata,
         })
     }
 
-    /// The digest of the blob.
+    /// Several files as one: a tensor is found in whichever it is in, an entry of the metadata in the first that has it.
+    ///
+    /// # Errors
+    /// `invalid-input` if two have a tensor of the same name: which one was meant would be a guess.
+    pub(crate) fn join(files: &[Arc<Self>]) -> Result<Self, Error> {
+        let digests: Vec<&str> = files.iter().map(|file| file.digest()).collect();
+        let mut joined = Self {
+            digest: digests.join("+"),
+            shards: Vec::new(),
+            tensors: Vec::new(),
+            places: HashMap::new(),
+            metadata: BTreeMap::new(),
+        };
+        for (i, file) in files.iter().enumerate() {
+            let (index, shard) = (joined.tensors.len(), joined.shards.len());
+            for info in &file.tensors {
+                let place = file.place(&info.name)?;
+                let place = Place {
+                    index: index + place.index,
+                    shard: shard + place.shard,
+                    ..place
+                };
+                if let Some(other) = joined.places.insert(info.name.clone(), place) {
+                    return Err(Error::invalid_input(format!(
+                        "the tensor `{}` is in shard {} and in shard {}; each must be in one",
+                        info.name,
+                        other.shard + 1,
+                        i + 1
+                    )));
+                }
+                joined.tensors.push(info.clone());
+            }
+            for (key, value) in &file.metadata {
+                joined.metadata.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+            joined.shards.extend(file.shards.iter().cloned());
+        }
+        Ok(joined)
+    }
+
+    /// The digest of the blob; of several, their digests with `+` between them.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The digest of the blob that a tensor is in.
+    pub(crate) fn digest_of(&self, name: &str) -> Result<&str, Error> {
+        Ok(&self.shards[self.place(name)?.shard].digest)
+    }
+
+    fn bytes(&self, place: Place) -> &[u8] {
+        &self.shards[place.shard].map[place.start..place.end]
     }
 
     /// Its tensors, in the file's order.
@@ -201,7 +263,7 @@ impl WeightFile {
     pub(crate) fn read(&self, name: &str, dtype: DType) -> Result<candle_core::Tensor, Error> {
         let place = self.place(name)?;
         let shape = &self.tensors[place.index].shape;
-        let bytes = &self.map[place.start..place.end];
+        let bytes = self.bytes(place);
         let fail = |e: candle_core::Error| Error::internal(format!("weight `{name}`: {}", said(&e)));
         let plain = |values: candle_core::Result<candle_core::Tensor>| values.map_err(fail);
         let tensor = match place.stored {
@@ -243,7 +305,7 @@ impl WeightFile {
         let [n, k] = *dims(&self.tensors[place.index].shape) else {
             return Err(Error::shape(format!("weight `{name}` is no matrix")));
         };
-        let bytes = &self.map[place.start..place.end];
+        let bytes = self.bytes(place);
         let packed = |wide: &[f32]| Matrix::Plain(Packed::from_rows(wide, n, k));
         Ok(match place.stored {
             Stored::Quantized(format) => match Quantized::from_rows(format, bytes, n, k) {
@@ -278,7 +340,7 @@ impl WeightFile {
     /// As [`WeightFile::info`].
     pub(crate) fn stored(&self, name: &str) -> Result<&[u8], Error> {
         let place = self.place(name)?;
-        Ok(&self.map[place.start..place.end])
+        Ok(self.bytes(place))
     }
 
     /// A function that writes a row of a matrix `[_, width]` as f32, if it is stored as something else than that.
@@ -290,7 +352,7 @@ impl WeightFile {
             Stored::Plain(_) => return Ok(None),
         };
         Ok(Some(move |row: usize, out: &mut [f32]| {
-            let bytes = &self.map[place.start..place.end][row * size..][..size];
+            let bytes = &self.bytes(place)[row * size..][..size];
             match place.stored {
                 Stored::Quantized(format) => format.dequantize(bytes, out),
                 Stored::Plain(Dtype::F16) => widen(bytes, out, |b| f16::from_le_bytes(b).to_f32()),

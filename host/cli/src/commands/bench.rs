@@ -12,6 +12,7 @@ mod model;
 mod native;
 mod ops;
 mod restart;
+mod same;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -39,6 +40,9 @@ pub(crate) struct Args {
     /// The folder of the MiniLM model; `plugins/minilm` if it is there.
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// The folder of a decoder; `plugins/smollm2` if it is there.
+    #[arg(long, value_name = "DIR")]
+    decoder: Option<PathBuf>,
     /// Only these groups.
     #[arg(long, value_delimiter = ',', value_enum, value_name = "GROUP,…")]
     only: Vec<Group>,
@@ -61,6 +65,8 @@ enum Group {
     Http,
     /// MiniLM through the sandbox, against the same forward in native candle.
     Model,
+    /// Programs of MiniLM and of a decoder through the sandbox, against the same programs without it.
+    Same,
     /// The first call after a restart.
     Restart,
     /// Memory of a registered, idle version.
@@ -114,7 +120,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     group(ui, Group::Http, "the trivial call over HTTP", &mut || {
         http::measure(files.path(), effort)
     })?;
-    let minilm = if wanted(Group::Model) || wanted(Group::Restart) {
+    let minilm = if [Group::Model, Group::Same, Group::Restart].into_iter().any(wanted) {
         model::find(args.dir.as_deref(), &host, ui)?
     } else {
         None
@@ -129,6 +135,25 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
             ui.warn("MiniLM is not measured: name its folder, `maquette bench plugins/minilm`")
         }
         None => {}
+    }
+    if let Some(minilm) = &minilm {
+        group(
+            ui,
+            Group::Same,
+            "MiniLM's program with and without the sandbox",
+            &mut || same::minilm(&host, minilm, files.path(), effort),
+        )?;
+    }
+    if wanted(Group::Same) {
+        match same::find(args.decoder.as_deref(), &host, ui)? {
+            Some(decoder) => group(
+                ui,
+                Group::Same,
+                "a decoder's step with and without the sandbox",
+                &mut || same::decoder(&host, &decoder, effort),
+            )?,
+            None => ui.warn("no decoder is measured: name its folder with --decoder"),
+        }
     }
     group(ui, Group::Restart, "the first call after a restart", &mut || {
         restart::measure(&host, files.path(), minilm.as_ref(), effort)

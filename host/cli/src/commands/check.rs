@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use maquette_package::check::{self, Severity};
 use maquette_package::manifest::Manifest;
+use maquette_package::shards;
 use maquette_package::source;
 use maquette_package::version::MAX_COMPONENT;
 use maquette_sandbox::Parts;
@@ -111,8 +112,9 @@ fn folder(dir: &Path, findings: &mut Findings, ui: &mut Ui) -> Result<Option<Mod
             findings.problems.push(check::Problem {
                 severity: Severity::Error,
                 what: format!(
-                    "[{}.{}] has no `sha256`, and `{}` may change",
-                    pin.kind, pin.name, pin.source
+                    "{} has no `sha256`, and `{}` may change",
+                    shards::heading(pin.kind, &pin.name),
+                    pin.source
                 ),
                 where_: format!("{}:{}", dir.join(maquette_package::manifest::FILE).display(), pin.line),
                 help: format!("this is what it has today; add these lines:\n{pin}"),

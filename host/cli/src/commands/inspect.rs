@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use maquette_package::check;
+use maquette_package::shards;
 use serde_json::{Value, json};
 
 use crate::client::{Client, ServerArgs};
@@ -92,7 +93,7 @@ fn folder(dir: &Path, ui: &mut Ui) -> Result<()> {
                     &mut out,
                     ui,
                     kind,
-                    &format!("{name}  {}  {}", bytes(blob.size), blob.sha256),
+                    &format!("{}  {}  {}", shards::label(name), bytes(blob.size), blob.sha256),
                 );
             }
         }
@@ -335,7 +336,7 @@ fn on_server(remote: &Remote, args: &ServerArgs, ui: &mut Ui) -> Result<()> {
         row(&mut out, ui, "component", &blob(&manifest["component"]));
         for (key, kind) in [("weights", "weights"), ("assets", "asset")] {
             for (name, one) in manifest[key].as_object().into_iter().flatten() {
-                row(&mut out, ui, kind, &format!("{name}  {}", blob(one)));
+                row(&mut out, ui, kind, &format!("{}  {}", shards::label(name), blob(one)));
             }
         }
         row(&mut out, ui, "made by", &text("sdk"));

@@ -52,6 +52,24 @@ impl Folder {
 }
 
 #[test]
+fn every_shard_is_in_the_store() {
+    let (folder, dir) = (Folder::new(), tempfile::tempdir().unwrap());
+    let store = BlobStore::open(dir.path()).unwrap();
+    let whole = folder.assemble_into(&store).unwrap().id;
+    folder.write("x.bin", "more weights");
+    let shards = "shards = [{ source = \"w.bin\" }, { source = \"x.bin\" }]";
+    folder.write("maquette.toml", &MANIFEST.replace("source = \"w.bin\"", shards));
+    let package = folder.assemble_into(&store).unwrap();
+    assert_ne!(package.id, whole);
+    for (name, bytes) in [("model", &b"weights"[..]), ("model#00002", b"more weights")] {
+        assert_eq!(store.read(&package.manifest.weights[name].sha256).unwrap(), bytes);
+    }
+    folder.write("x.bin", "");
+    let error = folder.assemble_into(&store).unwrap_err().to_string();
+    assert!(error.contains("shard 2 of [weights.model] is empty"), "{error}");
+}
+
+#[test]
 fn every_byte_of_a_version_is_in_the_store() {
     let (folder, dir) = (Folder::new(), tempfile::tempdir().unwrap());
     let store = BlobStore::open(dir.path()).unwrap();

@@ -252,7 +252,7 @@ fn cargos_account_is_told_from_the_compilers_remarks() {
         "   Compiling probe v0.1.0 (/x)",
         "    Finished `release` profile",
         "    Blocking waiting for file lock",
-        "    Updating crates.io index",
+        "    Updating the registry's index",
     ] {
         assert!(is_status(status), "{status}");
     }

@@ -134,6 +134,25 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// A list of tables, whether as `[[…]]` or as `[{ … }, …]`.
+    pub(super) fn tables(&self, key: &str) -> Result<Option<Vec<Table<'a>>>> {
+        let items = match self.find(key) {
+            None => return Ok(None),
+            Some((_, DeValue::Array(items))) => items,
+            Some((_, other)) => return Err(self.kind(key, "a list of tables", other)),
+        };
+        let tables = items.iter().map(|item| match item.get_ref() {
+            DeValue::Table(table) => Ok(Table {
+                document: self.document,
+                path: format!("{}.{key}", self.path),
+                table,
+                line: self.document.line_of(item.span().start),
+            }),
+            other => Err(self.kind(key, "a list of tables", other)),
+        });
+        tables.collect::<Result<_>>().map(Some)
+    }
+
     pub(super) fn string(&self, key: &str) -> Result<Option<String>> {
         match self.find(key) {
             None => Ok(None),

@@ -205,6 +205,71 @@ fn a_remote_source_without_a_digest_is_refused_with_the_way_to_get_it() {
 }
 
 #[test]
+fn weights_in_several_files_are_one_name_of_many_shards() {
+    let head = "[model]\nname = \"m\"\nversion = \"1.0.0\"\n";
+    let inline = format!(
+        "{head}[weights.model]\nshards = [\n  {{ source = \"a\" }},\n  {{ source = \"https://example.com/b\", sha256 = \"{SHA}\", size = 7 }},\n]\n"
+    );
+    let manifest = parse(&inline).unwrap();
+    let names: Vec<_> = manifest.weights.keys().map(String::as_str).collect();
+    assert_eq!(names, ["model", "model#00002"]);
+    let second = &manifest.weights["model#00002"];
+    assert_eq!((second.size, second.line), (Some(7), 7));
+    let tables = format!(
+        "{head}[[weights.model.shards]]\nsource = \"a\"\n[[weights.model.shards]]\nsource = \"https://example.com/b\"\nsha256 = \"{SHA}\"\n"
+    );
+    assert_eq!(parse(&tables).unwrap().weights["model#00002"].source, second.source);
+    let one = format!("{head}[weights.model]\nshards = [{{ source = \"a\" }}]\n");
+    let whole = format!("{head}[weights.model]\nsource = \"a\"\n");
+    let (one, whole) = (parse(&one).unwrap().weights, parse(&whole).unwrap().weights);
+    assert_eq!((one.len(), &one["model"].source), (1, &whole["model"].source));
+
+    let many = format!("[{}]", "{ source = \"a\" },".repeat(shards::MAX_SHARDS + 1));
+    for (value, expected) in [
+        ("[]", "maquette.toml:5: 0 shards; 1 to 512 are possible"),
+        (many.as_str(), "maquette.toml:5: 513 shards; 1 to 512 are possible"),
+        (
+            "\"a\"",
+            "maquette.toml:5: `shards` in [weights.model] must be a list of tables, not a string",
+        ),
+        (
+            "[\"a\"]",
+            "maquette.toml:5: `shards` in [weights.model] must be a list of tables, not a string",
+        ),
+        ("[{}]", "maquette.toml:5: `source` is missing in [weights.model.shards]"),
+        (
+            "[{ source = \"a\", convert = \"ctranslate2\" }]",
+            "maquette.toml:5: unknown key `convert` in [weights.model.shards]",
+        ),
+        (
+            "[{ source = \"https://example.com/b\" }]",
+            "maquette.toml:5: [weights.model] has no `sha256`",
+        ),
+        (
+            "[{ source = \"a\" }, { source = \"https://example.com/b\" }]",
+            "maquette.toml:5: shard 2 of [weights.model] has no `sha256`",
+        ),
+        (
+            "[{ source = \"a\" }]\nsource = \"b\"",
+            "maquette.toml:6: unknown key `source` in [weights.model]",
+        ),
+        (
+            "[{ source = \"m.safetensors.index.json\" }]",
+            "maquette.toml:5: an index says which files",
+        ),
+    ] {
+        let found = message(&format!("{head}[weights.model]\nshards = {value}\n"));
+        assert!(found.starts_with(expected), "{value:.80}: {found}");
+    }
+    let index = message(&format!(
+        "{head}[weights.model]\nsource = \"x/model.safetensors.index.json\"\n"
+    ));
+    assert!(index.contains("shards = [{ source"), "{index}");
+    let asset = message(&format!("{head}[assets.a]\nshards = [{{ source = \"a\" }}]\n"));
+    assert!(asset.contains("unknown key `shards` in [assets.a]"), "{asset}");
+}
+
+#[test]
 fn a_folder_without_a_manifest_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = Manifest::read(dir.path()).unwrap_err().to_string();

@@ -255,6 +255,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_path_with_a_colon_is_written_as_a_path() {
+        let source = "path:Aa:".parse::<Source>().unwrap();
+        assert_eq!(
+            (source.to_string().as_str(), source.file_name().as_str()),
+            ("path:Aa:", "Aa:")
+        );
+        assert_eq!(source.to_string().parse::<Source>().unwrap(), source);
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_reading_panic(text in "(path:|https://|hf:|pip:|npm:|npm:@)?\\PC{0,60}") {

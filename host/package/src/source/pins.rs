@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Fetcher, Source};
 use crate::blobs::BlobStore;
 use crate::manifest::Manifest;
-use crate::{Convert, Digest, Progress, Result};
+use crate::{Convert, Digest, Progress, Result, shards};
 
 /// The digest of a remote source that has none yet. Displays as the lines to add to the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Pin {
     pub kind: &'static str,
     /// The entry's name.
     pub name: String,
+    /// The shard's number, from 1 on, if its weights are in several files.
+    pub shard: Option<usize>,
     /// Its source.
     pub source: Source,
     /// The line of `maquette.toml` where the entry starts.
@@ -42,6 +44,7 @@ pub fn pins(folder: &Path, manifest: &Manifest, store: &BlobStore, progress: &mu
             Ok(Pin {
                 kind,
                 name: name.to_owned(),
+                shard: shard(manifest, kind, name),
                 source: entry.source.clone(),
                 line: entry.line,
                 digest,
@@ -52,17 +55,35 @@ pub fn pins(folder: &Path, manifest: &Manifest, store: &BlobStore, progress: &mu
         .collect()
 }
 
+/// Which shard an entry is, if its weights have more than one.
+fn shard(manifest: &Manifest, kind: &str, name: &str) -> Option<usize> {
+    let (weights, number) = shards::split(name).filter(|_| kind == "weights")?;
+    manifest
+        .weights
+        .contains_key(&shards::name(weights, 2))
+        .then_some(number)
+}
+
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             kind,
             name,
+            shard,
             source,
             digest,
             size,
             converted,
             ..
         } = self;
+        if let Some(number) = shard {
+            let weights = shards::split(name).map_or(name.as_str(), |(weights, _)| weights);
+            let place = format!("# shard {number} of [{kind}.{weights}], in `shards`");
+            return write!(
+                f,
+                "{place}\n{{ source = \"{source}\", sha256 = \"{digest}\", size = {size} }},"
+            );
+        }
         let bare = name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));

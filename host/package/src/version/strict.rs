@@ -7,6 +7,7 @@ use serde::Deserializer;
 use serde::de::{Error as _, MapAccess, Visitor};
 
 use super::*;
+use crate::shards;
 
 /// Reads a map and refuses a key that comes twice: which one counted would depend on the reader.
 pub(super) fn unique<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, Blob>, D::Error> {
@@ -77,8 +78,10 @@ pub(super) fn check(m: &VersionManifest) -> Result<()> {
             return refuse(field.into(), "it has control characters".into(), "write plain text");
         }
     }
+    let whole = m.weights.keys().filter(|name| !name.contains('#')).count();
     let counts = [
-        ("weights", m.weights.len(), MAX_WEIGHTS),
+        ("weights", whole, MAX_WEIGHTS),
+        ("shards", m.weights.len(), MAX_WEIGHTS.max(shards::MAX_SHARDS)),
         ("assets", m.assets.len(), MAX_ASSETS),
         ("cases", m.cases.len(), MAX_CASES),
     ];
@@ -107,7 +110,11 @@ fn blobs(m: &VersionManifest) -> Result<()> {
             .map(|(name, blob)| (format!("{kind}.{}", short(name)), *blob, MAX_NUMBER))
             .collect()
     };
-    for name in m.weights.keys().chain(m.assets.keys()) {
+    if let Err(why) = shards::check(m.weights.keys().map(String::as_str)) {
+        return refuse("weights".into(), short(&why), "number the shards of weights from 2 on");
+    }
+    let weights = m.weights.keys().filter_map(|name| Some(shards::split(name)?.0));
+    for name in weights.chain(m.assets.keys().map(String::as_str)) {
         if !names::valid(name) {
             return refuse(
                 "weights, assets".into(),

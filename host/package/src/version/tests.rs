@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::shards;
 
 fn blob(seed: &str) -> Blob {
     Blob {
@@ -305,4 +306,36 @@ fn each_blob_is_listed_once() {
     .map(|s| s.len() as u64)
     .sum();
     assert_eq!(manifest.total_bytes(), bytes);
+}
+
+#[test]
+fn shards_are_blobs_of_their_own_and_change_no_other_id() {
+    let whole = full();
+    let mut sharded = whole.clone();
+    sharded.weights.insert("model#00002".into(), blob("more weights"));
+    let read = VersionManifest::from_json(&sharded.canonical_json()).unwrap();
+    assert_eq!(read, sharded);
+    assert_ne!(sharded.id(), whole.id());
+    assert!(sharded.digests().any(|digest| digest == Digest::of(b"more weights")));
+    // The document of a version of whole files has nothing about shards in it.
+    assert!(!whole.canonical_json().contains("shard") && !whole.canonical_json().contains('#'));
+    let many = shards::MAX_SHARDS;
+    for names in [
+        vec!["model#00003".to_owned()],
+        vec!["other#00002".to_owned()],
+        vec!["model#2".to_owned()],
+        vec!["model#00001".to_owned()],
+        vec!["#00002".to_owned()],
+        (2..=many)
+            .map(|n| shards::name("model", n))
+            .chain(["other".to_owned()])
+            .collect(),
+    ] {
+        let mut wrong = whole.clone();
+        wrong.weights.extend(names.iter().map(|name| (name.clone(), blob("x"))));
+        assert!(wrong.check().is_err(), "{names:?}");
+    }
+    let mut asset = whole;
+    asset.assets.insert("vocab#00002".into(), blob("x"));
+    assert!(asset.check().is_err(), "assets have no shards");
 }

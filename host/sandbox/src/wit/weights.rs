@@ -52,7 +52,7 @@ impl weights::Host for State {
     ) -> Result<Resource<TensorHandle>, HostError> {
         self.enter("weights.get")?;
         let file = Arc::clone(self.weight_file(&file)?);
-        let tensor = self.runtime.weights().get(&file, &name, dtype.map(Into::into))?;
+        let tensor = self.scope().weight(&file, &name, dtype.map(Into::into))?;
         Ok(self.hand_out(tensor)?)
     }
 }

@@ -483,7 +483,7 @@ fn measured(app: &App, row: &mut Prediction, outcome: &Outcome, waited: Duration
         queue_us: u64::try_from(waited.as_micros()).unwrap_or(u64::MAX),
         total_us: report.total_us,
         compute_us: report.compute_us,
-        load_us: 0,
+        load_us: report.load_us,
         billed_ms,
         cost: billed_ms.saturating_mul(app.config.price_per_ms),
     };

@@ -1,22 +1,13 @@
 //! An output split between threads, each of which writes a part of its own.
 
 use crate::parallel;
+use crate::parts::Parts;
 
 /// The most tasks of a kernel whose tasks take memory of their own: that bounds the memory, however many threads there are.
 pub const WORKERS: usize = 32;
 
 /// Work of one task at least, in nanoseconds: less is not worth handing out.
 const GRAIN: u64 = 20_000;
-
-struct Start<T>(*mut T);
-// SAFETY: each task makes a slice of places that no other task has.
-unsafe impl<T: Send> Sync for Start<T> {}
-
-impl<T> Start<T> {
-    fn get(&self) -> *mut T {
-        self.0
-    }
-}
 
 /// Calls `task(first, part)` for parts of `out` that together are all of it; each is a whole number of units of `unit` elements,
 /// of which `first` is the number of the first. The work takes about `nanoseconds` in all; there are at most [`WORKERS`] tasks.
@@ -34,12 +25,11 @@ pub fn groups<T: Send>(out: &mut [T], unit: usize, nanoseconds: u64, task: impl 
     );
     let units = out.len() / unit;
     let tasks = units.min((nanoseconds / GRAIN).clamp(1, WORKERS as u64) as usize);
-    let start = Start(out.as_mut_ptr());
+    let parts = Parts::new(out, unit);
     parallel(tasks, nanoseconds, |i| {
         let (from, to) = (i * units / tasks, (i + 1) * units / tasks);
-        // SAFETY: the parts of different tasks do not overlap, and are inside `out`, which is borrowed until all tasks end.
-        let part = unsafe { std::slice::from_raw_parts_mut(start.get().add(from * unit), (to - from) * unit) };
-        task(from, part);
+        // SAFETY: the units of different tasks do not overlap.
+        task(from, unsafe { parts.range(from * unit..to * unit) });
     });
 }
 

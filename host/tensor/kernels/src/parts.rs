@@ -1,6 +1,7 @@
 //! A slice cut into parts that several threads take, each its own.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Parts of a slice, all of one length but the last.
 pub(crate) struct Parts<'a, T> {
@@ -37,8 +38,22 @@ impl<'a, T> Parts<'a, T> {
     pub(crate) unsafe fn take(&self, at: usize) -> &'a mut [T] {
         let from = at * self.part;
         assert!(from < self.len, "there are fewer than {at} parts");
-        let len = self.part.min(self.len - from);
-        // SAFETY: inside the slice, and nobody else has it.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), len) }
+        // SAFETY: nobody else has it, as the caller promises.
+        unsafe { self.range(from..from + self.part.min(self.len - from)) }
+    }
+
+    /// Some elements, whatever parts they are in.
+    ///
+    /// # Safety
+    /// No element may be taken twice.
+    #[allow(clippy::mut_from_ref, reason = "each element is taken once")]
+    pub(crate) unsafe fn range(&self, elements: Range<usize>) -> &'a mut [T] {
+        assert!(
+            elements.start <= elements.end && elements.end <= self.len,
+            "{elements:?} of {} elements",
+            self.len
+        );
+        // SAFETY: inside the slice, and nobody else has them, as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(elements.start), elements.len()) }
     }
 }

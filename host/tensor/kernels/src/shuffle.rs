@@ -9,21 +9,8 @@ use crate::parts::Parts;
 /// # Panics
 /// If a slice has not as many elements as that takes.
 pub fn pixel_shuffle<T: Copy + Send + Sync>(sizes: [usize; 4], f: usize, x: &[T], out: &mut [T]) {
-    let [n, c, h, w] = sizes;
-    assert_eq!(
-        x.len(),
-        n * c * f * f * h * w,
-        "the input is {n} x {c} x {f}^2 x {h} x {w}"
-    );
-    assert_eq!(out.len(), x.len(), "as many elements out as in");
-    if out.is_empty() {
-        return;
-    }
-    let planes = Parts::new(out, h * w * f * f);
-    parallel(n * c, x.len() as u64 / 2, |plane| {
-        // SAFETY: each task takes its own channel of the output.
-        let out = unsafe { planes.take(plane) };
-        let x = &x[plane * out.len()..][..out.len()];
+    each_channel(sizes, f, x, out, |x, out| {
+        let [_, _, h, w] = sizes;
         for (row, out) in out.chunks_exact_mut(w * f).enumerate() {
             let (i, a) = (row / f, row % f);
             for b in 0..f {
@@ -39,21 +26,8 @@ pub fn pixel_shuffle<T: Copy + Send + Sync>(sizes: [usize; 4], f: usize, x: &[T]
 /// # Panics
 /// If a slice has not as many elements as that takes.
 pub fn pixel_unshuffle<T: Copy + Send + Sync>(sizes: [usize; 4], f: usize, x: &[T], out: &mut [T]) {
-    let [n, c, h, w] = sizes;
-    assert_eq!(
-        x.len(),
-        n * c * f * f * h * w,
-        "the input is {n} x {c} x {h} * {f} x {w} * {f}"
-    );
-    assert_eq!(out.len(), x.len(), "as many elements out as in");
-    if out.is_empty() {
-        return;
-    }
-    let planes = Parts::new(out, h * w * f * f);
-    parallel(n * c, x.len() as u64 / 2, |plane| {
-        // SAFETY: each task takes its own channel of the input.
-        let out = unsafe { planes.take(plane) };
-        let x = &x[plane * out.len()..][..out.len()];
+    each_channel(sizes, f, x, out, |x, out| {
+        let [_, _, h, w] = sizes;
         for (row, x) in x.chunks_exact(w * f).enumerate() {
             let (i, a) = (row / f, row % f);
             for b in 0..f {
@@ -61,5 +35,31 @@ pub fn pixel_unshuffle<T: Copy + Send + Sync>(sizes: [usize; 4], f: usize, x: &[
                 to.iter_mut().zip(x[b..].iter().step_by(f)).for_each(|(to, x)| *to = *x);
             }
         }
+    });
+}
+
+/// Hands each channel, as it is with its elements in rows and columns, and its place in the output to a task.
+fn each_channel<T: Copy + Send + Sync>(
+    sizes: [usize; 4],
+    f: usize,
+    x: &[T],
+    out: &mut [T],
+    task: impl Fn(&[T], &mut [T]) + Sync,
+) {
+    let [n, c, h, w] = sizes;
+    assert_eq!(
+        x.len(),
+        n * c * f * f * h * w,
+        "{n} x {c} channels of {h} * {f} x {w} * {f} elements"
+    );
+    assert_eq!(out.len(), x.len(), "as many elements out as in");
+    if out.is_empty() {
+        return;
+    }
+    let planes = Parts::new(out, h * w * f * f);
+    parallel(n * c, x.len() as u64 / 2, |plane| {
+        // SAFETY: each task takes its own channel.
+        let out = unsafe { planes.take(plane) };
+        task(&x[plane * out.len()..][..out.len()], out);
     });
 }

@@ -148,26 +148,7 @@ impl OpSpec {
             Op::Exp | Op::Log | Op::Sin | Op::Cos | Op::Tanh | Op::Powf => 10,
             Op::Sigmoid | Op::Silu | Op::Gelu => 14,
             Op::GeluErf | Op::Erf => 25,
-            Op::Conv2d
-            | Op::ConvTranspose2d
-            | Op::MaxPool2d
-            | Op::AvgPool2d
-            | Op::AdaptiveAvgPool2d
-            | Op::ResizeNearest2d
-            | Op::ResizeBilinear2d
-            | Op::GroupNorm
-            | Op::BatchNorm
-            | Op::Prelu
-            | Op::LeakyRelu
-            | Op::Elu
-            | Op::HardSigmoid
-            | Op::HardSwish
-            | Op::Mish
-            | Op::Softplus
-            | Op::PixelShuffle
-            | Op::PixelUnshuffle
-            | Op::Randn
-            | Op::RandUniform => return vision::flops(self, inputs, attrs, output),
+            op if vision::is_one(op) => return vision::flops(self, inputs, attrs, output),
             _ => 1,
         };
         out.saturating_mul(each)
@@ -266,26 +247,7 @@ impl OpSpec {
                 }
                 .saturating_add(attention_state(inputs))
             }
-            Op::Conv2d
-            | Op::ConvTranspose2d
-            | Op::MaxPool2d
-            | Op::AvgPool2d
-            | Op::AdaptiveAvgPool2d
-            | Op::ResizeNearest2d
-            | Op::ResizeBilinear2d
-            | Op::GroupNorm
-            | Op::BatchNorm
-            | Op::Prelu
-            | Op::LeakyRelu
-            | Op::Elu
-            | Op::HardSigmoid
-            | Op::HardSwish
-            | Op::Mish
-            | Op::Softplus
-            | Op::PixelShuffle
-            | Op::PixelUnshuffle
-            | Op::Randn
-            | Op::RandUniform => vision::temporaries(self, inputs, output),
+            op if vision::is_one(op) => vision::temporaries(self, inputs, output),
             Op::Arange if half => out.saturating_mul(4),
             _ => 0,
         }

@@ -53,67 +53,39 @@ impl Read<'_> {
     }
 }
 
-/// Evaluates an expression with the elements of any dtype as `$x`.
-macro_rules! with_elements {
-    ($dense:expr, $x:ident => $body:expr) => {{
+/// Evaluates an expression with the elements as `$x`, of whichever of the types they are.
+macro_rules! with_types {
+    ([$($type:ident),*], $otherwise:literal, $dense:expr, $x:ident => $body:expr) => {{
         use candle_core::{CpuStorage, Storage};
         let dense = $dense;
         let read = dense.read();
         let range = read.range.clone();
         match &*read.storage {
-            Storage::Cpu(CpuStorage::F32(all)) => {
+            $(Storage::Cpu(CpuStorage::$type(all)) => {
                 let $x = &all[range];
                 $body
-            }
-            Storage::Cpu(CpuStorage::F16(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::BF16(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::U8(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::U32(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::I64(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            _ => Err(maquette_ops::Error::internal("a dtype that no tensor has").into()),
+            })*
+            _ => Err(maquette_ops::Error::internal($otherwise).into()),
         }
     }};
+}
+pub(super) use with_types;
+
+/// Evaluates an expression with the elements of any dtype as `$x`.
+macro_rules! with_elements {
+    ($dense:expr, $x:ident => $body:expr) => {
+        $crate::kernels::slices::with_types!(
+            [F32, F16, BF16, U8, U32, I64], "a dtype that no tensor has", $dense, $x => $body
+        )
+    };
 }
 pub(super) use with_elements;
 
 /// Evaluates an expression with the elements of an integer dtype as `$x`.
 macro_rules! with_integers {
-    ($dense:expr, $x:ident => $body:expr) => {{
-        use candle_core::{CpuStorage, Storage};
-        let dense = $dense;
-        let read = dense.read();
-        let range = read.range.clone();
-        match &*read.storage {
-            Storage::Cpu(CpuStorage::U8(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::U32(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            Storage::Cpu(CpuStorage::I64(all)) => {
-                let $x = &all[range];
-                $body
-            }
-            _ => Err(maquette_ops::Error::internal("not integers").into()),
-        }
-    }};
+    ($dense:expr, $x:ident => $body:expr) => {
+        $crate::kernels::slices::with_types!([U8, U32, I64], "not integers", $dense, $x => $body)
+    };
 }
 pub(super) use with_integers;
 

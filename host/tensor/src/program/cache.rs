@@ -56,6 +56,16 @@ impl ProgramCache {
         Some(Arc::clone(&entry.program))
     }
 
+    /// Every program that is cached, in no order: for measuring and looking into a host.
+    pub fn all(&self) -> Vec<Arc<Program>> {
+        let cached = self.lock();
+        cached
+            .programs
+            .values()
+            .map(|entry| Arc::clone(&entry.program))
+            .collect()
+    }
+
     /// Compiles a description, or finds it compiled. [`Scope::compile`](crate::Scope::compile) also watches a call's deadline.
     ///
     /// # Errors

@@ -52,6 +52,67 @@ const ADDS: &str = r#"
     (call $ok (i32.const 1080) (i32.const 1)))
   (data (i32.const 1056) "add/1\00\00\00\01\00\00\00\00\00\00\00\00\00\00\00\00\00\00\000")"#;
 
+/// The contract's numbers of element types.
+const U32: u32 = 4;
+const F32: u32 = 0;
+
+const PROGRAMS: &str = r#"
+  (import "maquette:model/tensors@0.1.0" "[static]tensor.from-bytes" (func $upload (param i32 i32 i32 i32 i32 i32)))
+  (import "maquette:model/tensors@0.1.0" "[method]tensor.read" (func $read (param i32 i32)))
+  (import "maquette:model/programs@0.1.0" "[static]program.find" (func $find (param i32 i32 i32)))
+  (import "maquette:model/programs@0.1.0" "[method]program.run" (func $run (param i32 i32 i32 i32 i32 i32)))"#;
+
+/// Runs a program that is compiled already on two matrices, and returns the sum of the output's words. Scratch: a result at 1024, the
+/// list of inputs at 1040, digits up to 1080, the matrices' shape at 1080, the program's digest at 1088; the matrices are from 2048 on.
+fn forward(digest: &str, [rows, columns]: [u32; 2], data: &str) -> String {
+    let bytes = rows * columns * 4;
+    let shape: String = [rows, columns]
+        .iter()
+        .flat_map(|n| n.to_le_bytes())
+        .map(|b| format!("\\{b:02x}"))
+        .collect();
+    format!(
+        r#"
+  (func $good (result i32)
+    (if (i32.load8_u (i32.const 1024)) (then unreachable))
+    (i32.load offset=4 (i32.const 1024)))
+  (func $predict (param i32 i32) (result i32) (local $program i32) (local $at i32) (local $end i32) (local $sum i64)
+    (call $find (i32.const 1088) (i32.const 64) (i32.const 1024))
+    (if (i32.eqz (i32.load8_u (i32.const 1024))) (then unreachable))
+    (local.set $program (i32.load offset=4 (i32.const 1024)))
+    (call $upload (i32.const {U32}) (i32.const 1080) (i32.const 2) (i32.const 2048) (i32.const {bytes}) (i32.const 1024))
+    (i32.store (i32.const 1040) (call $good))
+    (call $upload (i32.const {F32}) (i32.const 1080) (i32.const 2) (i32.const {after}) (i32.const {bytes}) (i32.const 1024))
+    (i32.store (i32.const 1044) (call $good))
+    (call $run (local.get $program) (i32.const 1040) (i32.const 2) (i32.const 8) (i32.const 0) (i32.const 1024))
+    (call $read (i32.load (call $good)) (i32.const 1024))
+    (local.set $at (call $good))
+    (local.set $end (i32.add (local.get $at) (i32.load offset=8 (i32.const 1024))))
+    (block $summed (loop $next
+      (br_if $summed (i32.ge_u (local.get $at) (local.get $end)))
+      (local.set $sum (i64.add (local.get $sum) (i64.load32_u (local.get $at))))
+      (local.set $at (i32.add (local.get $at) (i32.const 4)))
+      (br $next)))
+    (local.set $at (i32.const 1080))
+    (loop $digit
+      (local.set $at (i32.sub (local.get $at) (i32.const 1)))
+      (i32.store8 (local.get $at) (i32.wrap_i64 (i64.add (i64.const 48) (i64.rem_u (local.get $sum) (i64.const 10)))))
+      (local.set $sum (i64.div_u (local.get $sum) (i64.const 10)))
+      (br_if $digit (i64.ne (local.get $sum) (i64.const 0))))
+    (call $ok (local.get $at) (i32.sub (i32.const 1080) (local.get $at))))
+  (data (i32.const 1080) "{shape}{digest}")
+  (data (i32.const 2048) "{data}")"#,
+        after = 2048 + bytes,
+    )
+}
+
+/// Runs the program with this digest, which the version has compiled already, on ids (u32) and a mask (f32) of one shape, and returns
+/// the sum of the 32-bit words of its output.
+pub(crate) fn runs(digest: &str, shape: [u32; 2], ids: &[u8], mask: &[u8]) -> Result<Vec<u8>> {
+    let data: String = ids.iter().chain(mask).map(|byte| format!("\\{byte:02x}")).collect();
+    component(PROGRAMS, &forward(digest, shape, &data))
+}
+
 /// Returns its input.
 pub(crate) fn echo() -> Result<Vec<u8>> {
     component("", ECHO)
@@ -131,6 +192,47 @@ mod tests {
     use super::*;
     use crate::local::{Host, How};
     use serde_json::json;
+
+    #[test]
+    fn a_guest_runs_a_program_that_another_compiled() {
+        use maquette_tensor::ops::program::{Description, Input, Node};
+        use maquette_tensor::ops::{DType, Dim};
+
+        let folder = tempfile::tempdir().unwrap();
+        let host = Host::start_in(&folder.path().join("cache")).unwrap();
+        let input = |name: &str, dtype| Input {
+            name: name.to_owned(),
+            dtype,
+            shape: vec![Dim::from(2_u32), Dim::from(3_u32)],
+        };
+        let description = Description {
+            inputs: vec![input("ids", DType::U32), input("mask", DType::F32)],
+            nodes: vec![Node {
+                op: "add/1".to_owned(),
+                inputs: vec![1, 1],
+                attrs: Vec::new(),
+                location: String::new(),
+            }],
+            outputs: vec![2],
+            ..Description::default()
+        };
+        let program = host
+            .runtime()
+            .programs()
+            .compile(&description, &Default::default())
+            .unwrap();
+        let mask: Vec<u8> = (0..6).flat_map(|_| 0.5_f32.to_le_bytes()).collect();
+        let wasm = runs(program.digest(), [2, 3], &[0; 24], &mask).unwrap();
+        let model = host.open(parts(folder.path(), "runs.wasm", &wasm).unwrap()).unwrap();
+        let (made, report) = model.call(json!({}), How::default()).unwrap();
+        let sum = 6 * u64::from(1_f32.to_bits());
+        assert_eq!(made.ok().map(|m| m.output), Some(json!(sum)));
+        assert_eq!(
+            (report.program_runs, report.crossings),
+            (1, 5),
+            "find, two uploads, run, read"
+        );
+    }
 
     #[test]
     fn the_guests_do_what_is_measured() {

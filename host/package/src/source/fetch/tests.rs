@@ -510,6 +510,23 @@ fn missing_digests_are_found_as_lines_to_paste() {
 }
 
 #[test]
+fn a_shard_without_a_digest_is_found_as_an_item_to_paste() {
+    let place = Place::new();
+    let source = "npm:is-number@7.0.0/index.js";
+    let text = format!(
+        "[model]\nname = \"m\"\nversion = \"1.0.0\"\n[weights.w]\nshards = [\n{{ source = \"a\" }},\n{{ source = \"{source}\" }},\n]\n"
+    );
+    let path = place.model().join(crate::manifest::FILE);
+    fs::write(&path, &text).unwrap();
+    let manifest = crate::manifest::Manifest::read_unpinned(place.model()).unwrap();
+    let found = pins(&place.model(), &manifest, &place.store, &mut Recorder::default()).unwrap();
+    assert_eq!((found.len(), found[0].shard, found[0].line), (1, Some(2), 7));
+    let pinned = text.replace(&format!("{{ source = \"{source}\" }},"), &found[0].to_string());
+    let manifest = crate::manifest::Manifest::parse(&pinned, "maquette.toml").unwrap();
+    assert_eq!(manifest.weights["w#00002"].sha256, Some(found[0].digest));
+}
+
+#[test]
 fn paths_are_escaped_for_urls() {
     assert_eq!(escape("a b/ü?#%.bin"), "a%20b/%C3%BC%3F%23%25.bin");
 }
@@ -573,6 +590,7 @@ fn a_pin_of_converted_weights_names_both_digests() {
     let pin = crate::source::Pin {
         kind: "weights",
         name: "model".into(),
+        shard: None,
         source: local.source,
         line: 4,
         digest: source,

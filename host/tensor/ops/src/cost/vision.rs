@@ -5,6 +5,33 @@ use crate::attrs::attr_pair;
 use crate::table::{Op, OpSpec};
 use crate::types::{Attr, Type};
 
+/// Whether it is an op of this family.
+pub(super) fn is_one(op: Op) -> bool {
+    matches!(
+        op,
+        Op::Conv2d
+            | Op::ConvTranspose2d
+            | Op::MaxPool2d
+            | Op::AvgPool2d
+            | Op::AdaptiveAvgPool2d
+            | Op::ResizeNearest2d
+            | Op::ResizeBilinear2d
+            | Op::GroupNorm
+            | Op::BatchNorm
+            | Op::Prelu
+            | Op::LeakyRelu
+            | Op::Elu
+            | Op::HardSigmoid
+            | Op::HardSwish
+            | Op::Mish
+            | Op::Softplus
+            | Op::PixelShuffle
+            | Op::PixelUnshuffle
+            | Op::Randn
+            | Op::RandUniform
+    )
+}
+
 /// Floating-point operations.
 pub(super) fn flops(spec: &OpSpec, inputs: &[Operand<'_>], attrs: &[Attr], output: &Type<u32>) -> u64 {
     let out = output.elements();
