@@ -1,6 +1,9 @@
 //! OpenAPI 3.1 documents: one for each version, one for the server.
 
 mod outside;
+mod parts;
+mod predictions;
+mod registry;
 
 use serde_json::{Map, Value, json};
 
@@ -211,7 +214,8 @@ pub(crate) fn server() -> Value {
         "type": "object", "required": ["owner", "scopes"], "additionalProperties": false,
         "properties": {
             "owner": {"type": "string"}, "label": {"type": "string"},
-            "scopes": {"type": "array", "items": {"enum": ["read", "predict", "publish", "admin"]}}
+            "scopes": {"type": "array", "items": {"enum": ["read", "predict", "publish", "admin"]}},
+            "expires_at": {"type": ["string", "null"], "format": "date-time"}
         }
     });
     let alias = json!({"name": "alias", "in": "path", "required": true, "schema": {"type": "string"}});
@@ -246,7 +250,9 @@ pub(crate) fn server() -> Value {
         "info": {"title": "Maquette", "version": env!("CARGO_PKG_VERSION")},
         "security": [{"token": []}],
         "paths": {
-            "/v1/models": {"get": operation("listModels", "Models by name", json!([cursor, limit]), None, answer("200", "A page", &page))},
+            "/v1/models": {"get": operation("listModels", "Models, the latest published first", json!([cursor, limit,
+                {"name": "sort_by", "in": "query", "schema": {"enum": ["model_created_at", "latest_version_created_at"]}},
+                {"name": "sort_direction", "in": "query", "schema": {"enum": ["asc", "desc"]}}]), None, answer("200", "A page", &page))},
             "/v1/models/{owner}/{name}": {"get": operation("getModel", "A model", json!([owner, name]), None, answer("200", "The model", &any))},
             "/v1/models/{owner}/{name}/run": {"post": run("run", json!([owner, name]))},
             "/v1/models/{owner}/{name}/versions": {
@@ -290,8 +296,12 @@ pub(crate) fn server() -> Value {
         },
         "components": {"schemas": {"Problem": problem()}, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     });
-    if let (Some(paths), Value::Object(more)) = (document["paths"].as_object_mut(), outside::paths()) {
-        paths.extend(more);
+    for area in [outside::paths(), predictions::paths(), registry::paths()] {
+        for (path, methods) in area.as_object().into_iter().flatten() {
+            for (method, operation) in methods.as_object().into_iter().flatten() {
+                document["paths"][path][method] = operation.clone();
+            }
+        }
     }
     document
 }
@@ -338,6 +348,20 @@ mod tests {
         let mut found = Vec::new();
         references(&document, &document, &mut found);
         assert!(found.iter().all(|(_, target)| target.is_some()), "{found:?}");
+    }
+
+    #[test]
+    fn every_path_that_the_router_knows_is_in_the_document() {
+        let router = include_str!("http/mod.rs");
+        let known = router
+            .split(".route(")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').nth(1));
+        let document = server();
+        let missing: Vec<_> = known
+            .filter(|path| *path != "/openapi.json" && document["paths"].get(*path).is_none())
+            .collect();
+        assert_eq!(missing, Vec::<&str>::new());
     }
 
     #[test]
