@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use maquette_server::{Config, Server, stop_requested};
 use serde_json::json;
@@ -61,6 +62,15 @@ pub(crate) struct Settings {
     /// Threads for tensors; the number of processors unless given.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     threads: usize,
+    /// What a second of device time costs, in the currency's unit; 0 bills nothing.
+    #[arg(long, default_value_t = 0.0, value_name = "AMOUNT", value_parser = price)]
+    price: f64,
+    /// How long predictions' inputs, outputs and logs are kept after their end, in hours.
+    #[arg(long, default_value_t = Config::default().keep_data.as_secs() / 3600, value_name = "HOURS")]
+    keep_hours: u64,
+    /// Memory for outputs of deterministic versions, in MiB; 0 keeps none.
+    #[arg(long, default_value_t = Config::default().cache_bytes >> 20, value_name = "MIB")]
+    cache_mb: u64,
     /// Calls that may wait.
     #[arg(long, default_value_t = Config::default().queue_limit, value_name = "N")]
     queue: usize,
@@ -90,11 +100,23 @@ impl Settings {
             outbound_allow: self.allow_outbound.clone(),
             lanes: self.lanes,
             tensor_threads: self.threads,
+            // Billionths a millisecond; the bounds of `price` keep it far from an overflow.
+            price_per_ms: (self.price * 1e6).round() as u64,
+            keep_data: Duration::from_secs(self.keep_hours.saturating_mul(3600)),
+            cache_bytes: self.cache_mb.saturating_mul(1 << 20),
             queue_limit: self.queue,
             max_body_bytes: self.max_body_mb.saturating_mul(1 << 20),
             weight_budget: self.weight_budget_mb.saturating_mul(1 << 20),
             ..Config::default()
         }
+    }
+}
+
+/// A price that can be counted in billionths.
+fn price(text: &str) -> std::result::Result<f64, String> {
+    match text.parse() {
+        Ok(price) if (0.0..=1e6).contains(&price) => Ok(price),
+        _ => Err("an amount from 0 to a million".to_owned()),
     }
 }
 
