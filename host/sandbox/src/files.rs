@@ -59,11 +59,7 @@ pub fn find<'a>(schema: &Value, input: &'a mut Value) -> Vec<Found<'a>> {
 fn seek<'a>(root: &Value, schema: &Value, value: &'a mut Value, field: String, found: &mut Vec<Found<'a>>) {
     let schema = resolve(root, schema);
     match value {
-        Value::String(uri) => {
-            if is_uri(root, schema) {
-                found.push(Found { field, uri });
-            }
-        }
+        Value::String(uri) if is_uri(root, schema) => found.push(Found { field, uri }),
         Value::Array(items) => {
             if let Some(of) = options(root, schema).find_map(|s| s.get("items")) {
                 for (i, item) in items.iter_mut().enumerate() {

@@ -54,7 +54,7 @@ mod tests {
         let _b = keyed.acquire("a").await.unwrap();
         assert!(keyed.try_acquire("a").is_none() && keyed.try_acquire("b").is_some());
         for i in 0..5000 {
-            keyed.try_acquire(&i.to_string()).unwrap();
+            drop(keyed.try_acquire(&i.to_string()).unwrap());
         }
         assert!(keyed.taken.lock().unwrap().len() <= 1024);
         assert!(keyed.try_acquire("a").is_none(), "what is taken stays taken");

@@ -378,6 +378,13 @@ fn an_upload_that_stops_or_drips_leaves_nothing() {
     );
     wait_until("removal", || kept(host.data()) == 0);
     // One that leaves is forgotten.
+    let host = Host::start();
+    let authorization = format!("Bearer {}", host.token);
+    let all = [
+        ("authorization", authorization.as_str()),
+        ("content-type", "multipart/form-data; boundary=xyz"),
+        ("content-length", "100000"),
+    ];
     let mut stream = connect(host.address);
     stream.write_all(&head("POST", "/v1/files", &all)).unwrap();
     stream.write_all(start.as_bytes()).unwrap();

@@ -170,7 +170,6 @@ pub(super) fn expire(c: &Connection, now: i64, limit: usize) -> rusqlite::Result
 }
 
 /// Forgets the outputs of a prediction; returns their ids and sizes.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the engine of predictions"))]
 pub(super) fn delete_outputs(c: &Connection, owner: &str, prediction_id: &str) -> rusqlite::Result<Vec<(String, u64)>> {
     c.prepare_cached("DELETE FROM files WHERE owner = ?1 AND prediction_id = ?2 RETURNING size, id")?
         .query_map([owner, prediction_id], id_and_size)?
