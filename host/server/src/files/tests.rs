@@ -135,7 +135,7 @@ async fn a_start_puts_right_what_a_crash_left() {
     };
     let files = open(&config);
     files.reconcile().await.unwrap();
-    assert_eq!(files.disk.list().unwrap(), [whole.id.clone()]);
+    assert_eq!(files.disk.list().unwrap(), std::slice::from_ref(&whole.id));
     files.get("me", &whole.id).await.unwrap();
     assert!(files.get("me", &lost.id).await.is_err() && !stray.exists());
     assert_eq!(files.store.read(|c| records::usage(c, "me")).await.unwrap(), 5 + 4096);
