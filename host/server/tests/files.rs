@@ -219,7 +219,7 @@ fn forms_that_make_no_sense_are_refused_in_words() {
         reply.status == 422 && reply.problem().contains("too long a head"),
         "{reply:?}"
     );
-    assert_eq!(kept(host.data()), 0);
+    wait_until("removal", || kept(host.data()) == 0);
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_file_that_is_too_large_is_refused_announced_or_not() {
     stream.write_all(&head("POST", "/v1/files", &all)).unwrap();
     let reply = receive(&mut BufReader::new(stream));
     assert_eq!(reply.status, 413, "{reply:?}");
-    assert_eq!(kept(host.data()), 1);
+    wait_until("removal", || kept(host.data()) == 1);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn files_of_others_are_as_if_they_were_not() {
     assert_eq!((gone.status, gone.body.len()), (204, 0));
     assert_eq!(host.get(&format!("/v1/files/{id}")).status, 404);
     assert_eq!(host.get(&path(&file["urls"]["download"])).status, 404);
-    assert_eq!(kept(host.data()), 0);
+    wait_until("removal", || kept(host.data()) == 0);
 }
 
 #[test]
@@ -442,5 +442,5 @@ fn a_quota_that_is_used_up_says_what_to_do() {
         reply.status == 507 && reply.problem().contains("delete some"),
         "{reply:?}"
     );
-    assert_eq!(kept(host.data()), 1);
+    wait_until("removal", || kept(host.data()) == 1);
 }
