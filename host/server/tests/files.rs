@@ -58,17 +58,6 @@ fn path(url: &Value) -> String {
         .to_owned()
 }
 
-/// Waits until so many are kept: what was refused is removed a moment after the reply.
-fn settles(data: &Path, count: usize) {
-    for _ in 0..500 {
-        if kept(data) == count {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("{} files are kept, not {count}", kept(data));
-}
-
 fn kept(data: &Path) -> usize {
     fn count(folder: &Path) -> usize {
         let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
@@ -230,7 +219,7 @@ fn forms_that_make_no_sense_are_refused_in_words() {
         reply.status == 422 && reply.problem().contains("too long a head"),
         "{reply:?}"
     );
-    settles(host.data(), 0);
+    wait_until("removal", || kept(host.data()) == 0);
 }
 
 #[test]
@@ -252,7 +241,7 @@ fn a_file_that_is_too_large_is_refused_announced_or_not() {
     stream.write_all(&head("POST", "/v1/files", &all)).unwrap();
     let reply = receive(&mut BufReader::new(stream));
     assert_eq!(reply.status, 413, "{reply:?}");
-    settles(host.data(), 1);
+    wait_until("removal", || kept(host.data()) == 1);
 }
 
 #[test]
@@ -289,7 +278,7 @@ fn files_of_others_are_as_if_they_were_not() {
     assert_eq!((gone.status, gone.body.len()), (204, 0));
     assert_eq!(host.get(&format!("/v1/files/{id}")).status, 404);
     assert_eq!(host.get(&path(&file["urls"]["download"])).status, 404);
-    assert_eq!(kept(host.data()), 0);
+    wait_until("removal", || kept(host.data()) == 0);
 }
 
 #[test]
@@ -389,6 +378,13 @@ fn an_upload_that_stops_or_drips_leaves_nothing() {
     );
     wait_until("removal", || kept(host.data()) == 0);
     // One that leaves is forgotten.
+    let host = Host::start();
+    let authorization = format!("Bearer {}", host.token);
+    let all = [
+        ("authorization", authorization.as_str()),
+        ("content-type", "multipart/form-data; boundary=xyz"),
+        ("content-length", "100000"),
+    ];
     let mut stream = connect(host.address);
     stream.write_all(&head("POST", "/v1/files", &all)).unwrap();
     stream.write_all(start.as_bytes()).unwrap();
@@ -446,5 +442,5 @@ fn a_quota_that_is_used_up_says_what_to_do() {
         reply.status == 507 && reply.problem().contains("delete some"),
         "{reply:?}"
     );
-    assert_eq!(kept(host.data()), 1);
+    wait_until("removal", || kept(host.data()) == 1);
 }
