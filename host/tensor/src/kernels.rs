@@ -33,7 +33,7 @@ impl From<Failure> for Error {
 }
 
 /// Why a kernel failed.
-enum Failure {
+pub(crate) enum Failure {
     Candle(candle_core::Error),
     Ours(Error),
 }
