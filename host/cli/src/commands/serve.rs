@@ -7,6 +7,7 @@ use maquette_server::{Config, Server, stop_requested};
 use serde_json::json;
 
 use crate::failure::{Failure, Result};
+use crate::local::On;
 use crate::logs;
 use crate::paths;
 use crate::ui::Ui;
@@ -57,13 +58,15 @@ pub(crate) struct Settings {
     /// Threads for tensors; the number of processors unless given.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     threads: usize,
+    #[command(flatten)]
+    pub(crate) on: On,
     /// Calls that may wait.
     #[arg(long, default_value_t = Config::default().queue_limit, value_name = "N")]
     queue: usize,
     /// The largest request body, in MiB.
     #[arg(long, default_value_t = Config::default().max_body_bytes >> 20, value_name = "MIB")]
     max_body_mb: u64,
-    /// Memory for weights, in MiB.
+    /// Memory for weights on the device, in MiB.
     #[arg(long, default_value_t = Config::default().weight_budget >> 20, value_name = "MIB")]
     weight_budget_mb: u64,
 }
@@ -85,6 +88,7 @@ impl Settings {
             open_metrics: self.open_metrics,
             lanes: self.lanes,
             tensor_threads: self.threads,
+            device: self.on.device,
             queue_limit: self.queue,
             max_body_bytes: self.max_body_mb.saturating_mul(1 << 20),
             weight_budget: self.weight_budget_mb.saturating_mul(1 << 20),
@@ -96,6 +100,7 @@ impl Settings {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     logs::start("info", args.log_format);
+    args.server.on.check()?;
     runtime()?.block_on(async {
         let server = Server::start(args.server.config()).await?;
         let url = format!("http://{}", server.address());

@@ -1,6 +1,8 @@
 //! Opening a GPU: is there a driver, does it show this one, and a stream of its own on it.
 
+#[cfg(not(feature = "cuda"))]
 use candle_core::Device as Candle;
+#[cfg(not(feature = "cuda"))]
 use maquette_ops::Error;
 
 /// Whether a GPU can be used, found out without panicking where there is none.
@@ -87,7 +89,7 @@ mod with_driver {
 
     /// Whether the driver's library is there, asked of the loader: whoever asks cudarc without it gets a panic.
     fn has_driver() -> bool {
-        ["libcuda.so.1", "libcuda.so", "nvcuda.dll"].iter().any(|name| {
+        ["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().any(|name: &str| {
             // SAFETY: the driver's library may be loaded at any time; its initialisers are those of every program that uses CUDA.
             unsafe { libloading::Library::new(name) }.is_ok()
         })

@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn the_guests_do_what_is_measured() {
         let folder = tempfile::tempdir().unwrap();
-        let host = Host::start_in(&folder.path().join("cache")).unwrap();
+        let host = Host::start_in(&folder.path().join("cache"), maquette_tensor::Device::Cpu).unwrap();
         let echo = host
             .open(parts(folder.path(), "echo.wasm", &echo().unwrap()).unwrap())
             .unwrap();
