@@ -72,6 +72,26 @@ pub(crate) fn run(
     Ok(Value { tensor, range })
 }
 
+/// What `cached_attention/1` returns and leaves in its layer: keys and values, of which the first `len` places were there before.
+pub(crate) fn cached_attention(
+    spec: &OpSpec,
+    inputs: &[&Value],
+    attrs: &[Attr],
+    out: &Type<u32>,
+    device: &Device,
+    (before, len): (Option<[&Value; 2]>, usize),
+) -> Result<[Value; 3], Error> {
+    let call = Call {
+        spec,
+        inputs,
+        attrs,
+        out,
+        device,
+    };
+    let tensors = attention::cached(&call, before.map(|[keys, values]| [&keys.tensor, &values.tensor]), len)?;
+    Ok(tensors.map(|tensor| Value { tensor, range: None }))
+}
+
 fn dispatch(call: &Call<'_>) -> Result<Tensor> {
     if call.out.elements() == 0 {
         return call.zeros();
@@ -119,7 +139,11 @@ fn dispatch(call: &Call<'_>) -> Result<Tensor> {
         Op::Stft => signals::stft(call),
         Op::Full | Op::Arange | Op::Randn | Op::RandUniform => made::made(call),
         Op::Sample => made::sample(call),
-        Op::Argsort | Op::Topk | Op::Istft | Op::Atan2 | Op::CachedAttention => {
+        Op::CachedAttention => {
+            let why = "only a program can append to a cache: record one with `compile`";
+            Err(Error::unsupported(why).into())
+        }
+        Op::Argsort | Op::Topk | Op::Istft | Op::Atan2 => {
             Err(Error::internal("an op that the table says has no implementation").into())
         }
     }

@@ -162,7 +162,7 @@ impl Program {
         self.check_caches(caches)?;
         let plan = self.plan(&symbols)?;
         if let Some(executor) = scope.runtime().executor() {
-            return self.run_remote(executor, scope, inputs, plan);
+            return self.run_remote(executor, scope, inputs, caches, plan);
         }
         for (cache, more) in caches.iter().zip(&plan.appended) {
             cache.reserve(*more)?;

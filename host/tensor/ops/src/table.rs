@@ -429,7 +429,7 @@ impl OpSpec {
     pub const fn has_cuda(&self) -> bool {
         !matches!(
             self.op,
-            Op::Argsort | Op::Topk | Op::Istft | Op::Atan2 | Op::CachedAttention
+            Op::Argsort | Op::Topk | Op::Istft | Op::Atan2
         )
     }
 

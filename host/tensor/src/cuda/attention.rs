@@ -46,6 +46,24 @@ pub(super) fn attention(call: &Call<'_>) -> Result<Tensor> {
     cast(&y, call.dtype())
 }
 
+/// Attention over what a layer of a cache holds, of which `len` places count, and what is appended to it; the new layer beside it.
+pub(super) fn cached(call: &Call<'_>, before: Option<[&Tensor; 2]>, len: usize) -> Result<[Tensor; 3]> {
+    let (q, k, v) = (call.input(0)?, wide(call.input(1)?)?, wide(call.input(2)?)?);
+    let options = Options::of(call, [2, 3, 4], true, q.dim(D::Minus1)?)?;
+    let behind = |before: Option<&Tensor>, new: Tensor| -> Result<Tensor> {
+        match before {
+            Some(before) if len > 0 => cat(&[before.narrow(1, 0, len)?, new], 1),
+            _ => Ok(new.force_contiguous()?),
+        }
+    };
+    let (keys, values) = (behind(before.map(|b| b[0]), k)?, behind(before.map(|b| b[1]), v)?);
+    let y = match call.out.elements() {
+        0 => call.zeros()?,
+        _ => cast(&attend(&wide(q)?, &keys, &values, None, &options)?, call.dtype())?,
+    };
+    Ok([y, keys, values])
+}
+
 /// q `[b, t, heads, d]`, k `[b, s, kv heads, d]`, v `[b, s, kv heads, e]`, all f32: `[b, t, heads, e]`. The queries of the heads that
 /// share keys are rows of one matrix, so keys are not repeated.
 pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, options: &Options) -> Result<Tensor> {

@@ -6,18 +6,23 @@ use maquette_ops::{Attr, Error, OpSpec, Operand, Type};
 use smallvec::SmallVec;
 
 use super::{Scope, guard};
-use crate::budget::Charge;
+use crate::budget::{Budget, Charge};
 use crate::cuda::{self, Executor, Remote, Slot, Value};
 use crate::tensor::{self, Elements, Owner, Tensor, row_major, said, shared_strides};
 
 impl Scope {
     /// Charges bytes; if they do not fit, waits first for the jobs sent before, which may give some back.
     pub(crate) fn charge_behind(&self, executor: &Executor, bytes: u64) -> Result<Charge, Error> {
-        match self.budget().charge(bytes) {
+        self.charge_from(self.budget(), executor, bytes)
+    }
+
+    /// The same from a budget that need not be the scope's.
+    pub(crate) fn charge_from(&self, budget: &Arc<Budget>, executor: &Executor, bytes: u64) -> Result<Charge, Error> {
+        match budget.charge(bytes) {
             Ok(charge) => Ok(charge),
             Err(_) => {
                 executor.ask(&self.client(), |_| Ok(()))?;
-                self.budget().charge(bytes)
+                budget.charge(bytes)
             }
         }
     }
