@@ -8,7 +8,12 @@ use maquette_ops::{Attr, Cost, Op, OpSpec, Operand, Type};
 pub(crate) fn cost(spec: &OpSpec, inputs: &[Operand<'_>], attrs: &[Attr], output: &Type<u32>) -> Cost {
     let mut cost = spec.cost(inputs, attrs, output);
     if !cost.shares && output.elements() > 0 {
-        cost.temporary_bytes = temporaries(spec, inputs, attrs, output);
+        let own = match spec.op {
+            // The host makes these, and then they are sent.
+            Op::Sample | Op::Randn | Op::RandUniform | Op::Arange => cost.temporary_bytes,
+            _ => 0,
+        };
+        cost.temporary_bytes = temporaries(spec, inputs, attrs, output).saturating_add(own);
     }
     cost
 }

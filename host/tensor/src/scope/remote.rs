@@ -108,7 +108,8 @@ impl Scope {
         let slot = Arc::clone(&tensor.there()?.slot);
         // A view is made dense as a whole, and a part is copied out before it is sent.
         let part = (count as u64).saturating_mul(tensor.dtype().size() as u64);
-        let charge = self.charge_behind(executor, tensor.bytes().saturating_add(part))?;
+        let copies = if count == 0 { 0 } else { tensor.bytes().saturating_add(part) };
+        let charge = self.charge_behind(executor, copies)?;
         let bytes = executor.ask(&self.client(), move |_| {
             let fail = |e: candle_core::Error| Error::internal(format!("reading: {}", said(&e)));
             let value = slot.get()?;
