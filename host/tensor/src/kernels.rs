@@ -33,6 +33,7 @@ impl From<Failure> for Error {
 }
 
 /// Why a kernel failed.
+#[derive(Debug)]
 pub(crate) enum Failure {
     Candle(candle_core::Error),
     Ours(Error),

@@ -35,7 +35,7 @@ fn temporaries(spec: &OpSpec, inputs: &[Operand<'_>], attrs: &[Attr], output: &T
         Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Maximum | Op::Minimum => ins,
         Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge | Op::Where => ins,
         // In f64, broadcast.
-        Op::Rem | Op::Pow => times(20, out),
+        Op::Rem | Op::Pow => times(28, out),
         Op::Softplus | Op::Mish | Op::Log1p | Op::Expm1 | Op::Elu => times(10, out),
         Op::Matmul => times(2, all).saturating_add(repeated(inputs, output)),
         // Places beside each element, as integers of 32 bits.
