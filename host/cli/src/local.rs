@@ -408,7 +408,11 @@ mod tests {
         assert_eq!(on(Device::Cpu).check().unwrap(), Device::Cpu);
         let failure = on(Device::Cuda(4_000_000_000)).check().unwrap_err();
         assert_eq!(failure.exit, Exit::Environment);
-        assert!(failure.what.contains("--device cpu") || failure.what.contains("nvidia-smi"), "{}", failure.what);
+        assert!(
+            failure.what.contains("--device cpu") || failure.what.contains("nvidia-smi"),
+            "{}",
+            failure.what
+        );
         assert!(device("gpu").unwrap_err().contains("`cuda:0`"));
     }
 

@@ -112,7 +112,10 @@ mod tests {
         assert_eq!((budget.used(), budget.peak()), (100, 100));
         let (mut b, none) = (b, a.split(11));
         let (part, rest) = (b.split(50).unwrap(), a.split(10).unwrap());
-        assert!(none.is_none() && budget.used() == 100, "what is taken apart is still in use");
+        assert!(
+            none.is_none() && budget.used() == 100,
+            "what is taken apart is still in use"
+        );
         drop(part);
         assert_eq!(budget.used(), 50);
         drop((a, b, rest));

@@ -24,9 +24,9 @@ mod shapes;
 mod signals;
 mod slot;
 
+pub(crate) use bounds::of_bytes as range_of_bytes;
 pub(crate) use cost::cost;
 pub(crate) use executor::{Client, Executor, Turn, upload};
-pub(crate) use bounds::of_bytes as range_of_bytes;
 pub(crate) use open::check;
 #[cfg(feature = "cuda")]
 pub(crate) use open::stored_elements;
@@ -120,7 +120,9 @@ fn dispatch(call: &Call<'_>) -> Result<Tensor> {
             shapes::view(call)
         }
         Op::Cat | Op::Stack | Op::Pad => shapes::join(call),
-        Op::Flip | Op::Roll | Op::Repeat | Op::RepeatInterleave | Op::PadReflect | Op::PadReplicate => shapes::rearrange(call),
+        Op::Flip | Op::Roll | Op::Repeat | Op::RepeatInterleave | Op::PadReflect | Op::PadReplicate => {
+            shapes::rearrange(call)
+        }
         Op::ResizeNearest1d => shapes::rearrange(call),
         Op::Tril | Op::Triu => shapes::triangle(call),
         Op::PixelShuffle | Op::PixelUnshuffle => shapes::shuffle(call),

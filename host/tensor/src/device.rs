@@ -87,8 +87,20 @@ mod tests {
             assert_eq!(device.to_string(), text);
         }
         for text in [
-            "", "CPU", "cpu:0", "gpu", "cuda", "cuda:", "cuda:-1", "cuda:+1", "cuda: 1", "cuda:x", "cuda:4294967296", "mps",
-            "cuda:0,1", "cuda:0\n",
+            "",
+            "CPU",
+            "cpu:0",
+            "gpu",
+            "cuda",
+            "cuda:",
+            "cuda:-1",
+            "cuda:+1",
+            "cuda: 1",
+            "cuda:x",
+            "cuda:4294967296",
+            "mps",
+            "cuda:0,1",
+            "cuda:0\n",
         ] {
             let error = text.parse::<Device>().unwrap_err();
             assert_eq!(error.code, Code::InvalidInput, "{text}");

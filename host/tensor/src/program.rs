@@ -103,7 +103,11 @@ impl Values<'_> {
     fn get(&self, place: Place) -> Result<&candle_core::Tensor, Error> {
         let found = match place {
             Place::Input(at) => self.inputs.get(at as usize),
-            Place::Bound(at) => self.program.bound.get(at as usize).and_then(|tensor| tensor.here().ok()),
+            Place::Bound(at) => self
+                .program
+                .bound
+                .get(at as usize)
+                .and_then(|tensor| tensor.here().ok()),
             Place::Step(at) => self.steps.get(at as usize).and_then(Option::as_ref),
             Place::Table(_) | Place::Right(_) => None,
         };

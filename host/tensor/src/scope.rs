@@ -174,9 +174,7 @@ impl Scope {
         }
         let output = match (cost.shares, inputs) {
             (true, [first, ..]) => Tensor {
-                elements: Elements::Here(guard(spec, || {
-                    kernels::run(spec, &list, attrs, &ty, &Buffers::none())
-                })?),
+                elements: Elements::Here(guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?),
                 owner: first.owner.clone(),
                 ty,
             },

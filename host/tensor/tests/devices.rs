@@ -119,14 +119,21 @@ fn a_weight_is_on_a_device_once_counted_once_and_leaves_when_others_need_its_roo
     let store = runtime.weights();
     let table = store.get(&files["model"], "table", None).unwrap();
     let again = store.get(&files["model"], "table", None).unwrap();
-    assert_eq!((store.resident_bytes(), budget.used()), (96, 0), "the calls do not pay for it");
+    assert_eq!(
+        (store.resident_bytes(), budget.used()),
+        (96, 0),
+        "the calls do not pay for it"
+    );
     let view = apply(&scope, "transpose/1", &[&again], &[Attr::Int(0), Attr::Int(1)]);
     drop((table, again));
     let refused = store.get(&files["model"], "dense", None).unwrap_err();
     assert_eq!(refused.code, Code::Quota, "a view of the other is in use");
     assert_eq!(read(&scope, &view).at(&[1, 0]), -2.0);
     drop(view);
-    assert_eq!(read(&scope, &store.get(&files["model"], "dense", None).unwrap()).shape, [3, 4]);
+    assert_eq!(
+        read(&scope, &store.get(&files["model"], "dense", None).unwrap()).shape,
+        [3, 4]
+    );
     assert_eq!(store.resident_bytes(), 48);
     assert!(scope.compile(&description(), &files).unwrap_err().code == Code::Quota);
 }
@@ -166,7 +173,9 @@ fn a_budget_holds_on_a_device_and_a_lane_that_is_ahead_waits_for_what_comes_back
     assert!(budget.peak() <= 100_000);
     let large = Plain::from_fn(&[30_000], |_| 0.0);
     let shape = [30_000];
-    let error = scope.from_bytes(DType::F32, &shape, &encode(&large.data, DType::F32)).unwrap_err();
+    let error = scope
+        .from_bytes(DType::F32, &shape, &encode(&large.data, DType::F32))
+        .unwrap_err();
     assert_eq!(error.code, Code::Quota);
     drop((x, y));
     assert_eq!(budget.used(), 0);
@@ -197,7 +206,11 @@ fn a_call_that_is_over_gets_no_answer_from_a_device() {
 #[test]
 fn a_part_of_a_view_is_read_in_order_from_a_device() {
     let (scope, _) = scope_on(&runtime(Device::Composed), 1 << 20);
-    let x = upload(&scope, &Plain::from_fn(&[2, 3], |p| (p[0] * 3 + p[1]) as f64), DType::I64);
+    let x = upload(
+        &scope,
+        &Plain::from_fn(&[2, 3], |p| (p[0] * 3 + p[1]) as f64),
+        DType::I64,
+    );
     let turned = apply(&scope, "transpose/1", &[&x], &[Attr::Int(0), Attr::Int(1)]);
     let part = scope.read_range(&turned, 1, 3).unwrap();
     assert_eq!(common::decode(&part, DType::I64), [3.0, 1.0, 4.0]);

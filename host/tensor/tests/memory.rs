@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use common::{Plain, Random, apply, in_some_layout, runtime, scope, scope_on, upload};
-use maquette_tensor::{Device, Tensor};
 use maquette_tensor::ops::program::{Description, Input, Node};
 use maquette_tensor::ops::{Attr, AttrKind, DType, Dim, Occurs, OpId, OpSpec, table};
+use maquette_tensor::{Device, Tensor};
 
 /// Counts the bytes that are allocated, and the most at once.
 struct Counting;

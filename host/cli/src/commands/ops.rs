@@ -24,7 +24,9 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let Some(name) = &args.name else {
         let table: Vec<Value> = maquette_ops::table().iter().map(to_json).collect();
         return ui.result(&json!({ "ops": table }), |ui| {
-            let rows = maquette_ops::table().iter().map(|op| (signature(op), summary(op), devices(op)));
+            let rows = maquette_ops::table()
+                .iter()
+                .map(|op| (signature(op), summary(op), devices(op)));
             let width = maquette_ops::table()
                 .iter()
                 .map(|op| signature(op).chars().count())

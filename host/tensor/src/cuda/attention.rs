@@ -70,7 +70,9 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, 
     let (b, t, heads, d) = q.dims4()?;
     let (_, s, kv_heads, e) = v.dims4()?;
     let group = heads / kv_heads;
-    let grouped = q.reshape(vec![b, t, kv_heads, group, d])?.permute(vec![0, 2, 3, 1, 4])?;
+    let grouped = q
+        .reshape(vec![b, t, kv_heads, group, d])?
+        .permute(vec![0, 2, 3, 1, 4])?;
     let grouped = grouped.force_contiguous()?.reshape((b * kv_heads, group * t, d))?;
     let by_head = |x: &Tensor, width: usize| -> Result<Tensor> {
         let x = x.permute((0, 2, 1, 3))?.force_contiguous()?;
@@ -83,7 +85,10 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, 
     };
     let mut scores = products.affine(options.scale, 0.0)?.reshape((b, heads, t, s))?;
     if options.cap > 0.0 {
-        scores = scores.affine(1.0 / options.cap, 0.0)?.tanh()?.affine(options.cap, 0.0)?;
+        scores = scores
+            .affine(1.0 / options.cap, 0.0)?
+            .tanh()?
+            .affine(options.cap, 0.0)?;
     }
     if let Some(bias) = bias {
         scores = scores.broadcast_add(bias)?;
@@ -91,7 +96,9 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, 
     if options.causal {
         let seen = seen(t, s, options.window, q)?;
         let hidden = scalar(f64::NEG_INFINITY, Candle::F32, q.device())?;
-        scores = seen.broadcast_as(scores.shape())?.where_cond(&scores, &hidden.broadcast_as(scores.shape())?)?;
+        scores = seen
+            .broadcast_as(scores.shape())?
+            .where_cond(&scores, &hidden.broadcast_as(scores.shape())?)?;
     }
     let largest = finite(&extreme(&scores, &[3], true)?)?;
     let weights = scores.broadcast_sub(&largest)?.exp()?;
@@ -132,12 +139,22 @@ pub(super) fn rope(call: &Call<'_>) -> Result<Tensor> {
     };
     let n = frequencies.elem_count();
     // Angles in f64: a place far out times a frequency has no digits to spare in f32.
-    let angles = positions.to_dtype(Candle::F64)?.unsqueeze(positions.rank())?.broadcast_mul(&frequencies)?;
-    let (cos, sin) = (angles.cos()?.to_dtype(Candle::F32)?, angles.sin()?.to_dtype(Candle::F32)?);
+    let angles = positions
+        .to_dtype(Candle::F64)?
+        .unsqueeze(positions.rank())?
+        .broadcast_mul(&frequencies)?;
+    let (cos, sin) = (
+        angles.cos()?.to_dtype(Candle::F32)?,
+        angles.sin()?.to_dtype(Candle::F32)?,
+    );
     let neighbours = attr_flag(call.spec, call.attrs, 1).unwrap_or(false);
     in_f32(call.input(0)?, |x| {
         if !neighbours && 2 * n == width {
-            return Ok(candle_nn::rotary_emb::rope_thd(x, &cos.contiguous()?, &sin.contiguous()?)?);
+            return Ok(candle_nn::rotary_emb::rope_thd(
+                x,
+                &cos.contiguous()?,
+                &sin.contiguous()?,
+            )?);
         }
         // The same for every head.
         let (cos, sin) = (cos.unsqueeze(D::Minus2)?, sin.unsqueeze(D::Minus2)?);

@@ -8,7 +8,8 @@ use super::slot::Range;
 
 /// Checks that every id is below a number of rows: by what is known of them, else by asking the device, which waits for it.
 pub(super) fn check(ids: &Tensor, known: Range, rows: usize) -> Result<()> {
-    let fits = |(least, largest): (i64, i64)| least >= 0 && usize::try_from(largest).is_ok_and(|largest| largest < rows);
+    let fits =
+        |(least, largest): (i64, i64)| least >= 0 && usize::try_from(largest).is_ok_and(|largest| largest < rows);
     // What is known are bounds: a part of a tensor may hold less than the whole did.
     if known.is_some_and(fits) {
         return Ok(());
@@ -60,7 +61,13 @@ pub(crate) fn of_bytes(dtype: maquette_ops::DType, bytes: &[u8]) -> Range {
     }
     match dtype {
         DType::U8 => ends(bytes.iter().map(|byte| i64::from(*byte))),
-        DType::U32 => ends(bytes.as_chunks().0.iter().map(|word| i64::from(u32::from_le_bytes(*word)))),
+        DType::U32 => ends(
+            bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|word| i64::from(u32::from_le_bytes(*word))),
+        ),
         DType::I64 => ends(bytes.as_chunks().0.iter().map(|word| i64::from_le_bytes(*word))),
         DType::F32 | DType::F16 | DType::BF16 => None,
     }
@@ -72,8 +79,12 @@ pub(super) fn of_output(call: &Call<'_>) -> Range {
         return None;
     }
     match call.spec.op {
-        Op::Reshape | Op::Transpose | Op::Permute | Op::Narrow | Op::BroadcastTo | Op::Squeeze | Op::Unsqueeze => call.range(0),
-        Op::Flip | Op::Roll | Op::Repeat | Op::RepeatInterleave | Op::Gather | Op::IndexSelect | Op::Embedding => call.range(0),
+        Op::Reshape | Op::Transpose | Op::Permute | Op::Narrow | Op::BroadcastTo | Op::Squeeze | Op::Unsqueeze => {
+            call.range(0)
+        }
+        Op::Flip | Op::Roll | Op::Repeat | Op::RepeatInterleave | Op::Gather | Op::IndexSelect | Op::Embedding => {
+            call.range(0)
+        }
         Op::Argmax | Op::Argmin => {
             let x = call.input(0).ok()?;
             let axis = attr_axis(call.spec, call.attrs, 0).and_then(|axis| normalise(axis, x.rank()).ok())?;
@@ -107,7 +118,11 @@ mod tests {
     fn refused(ids: &Tensor, rows: usize) -> bool {
         let looked = check(ids, None, rows).is_err();
         let known = range(ids).unwrap();
-        assert_eq!(check(ids, known, rows).is_err(), looked, "what is known and what is found agree");
+        assert_eq!(
+            check(ids, known, rows).is_err(),
+            looked,
+            "what is known and what is found agree"
+        );
         looked
     }
 
@@ -130,7 +145,10 @@ mod tests {
     fn the_range_of_uploaded_bytes_is_that_of_their_values() {
         assert_eq!(of_bytes(DType::U8, &[3, 200, 7]), Some((3, 200)));
         assert_eq!(of_bytes(DType::I64, bytemuck::cast_slice(&[5_i64, -2])), Some((-2, 5)));
-        assert_eq!(of_bytes(DType::U32, bytemuck::cast_slice(&[u32::MAX])), Some((4_294_967_295, 4_294_967_295)));
+        assert_eq!(
+            of_bytes(DType::U32, bytemuck::cast_slice(&[u32::MAX])),
+            Some((4_294_967_295, 4_294_967_295))
+        );
         assert_eq!(of_bytes(DType::U32, &[]), None);
         assert_eq!(of_bytes(DType::F32, &[0; 8]), None);
     }

@@ -130,7 +130,11 @@ impl Call<'_> {
     /// A matrix of the host on the device, row by row.
     pub(super) fn matrix(&self, rows: usize, columns: usize, value: impl Fn(usize, usize) -> f64) -> Result<Tensor> {
         let values = (0..rows * columns).map(|i| value(i / columns, i % columns) as f32);
-        Ok(Tensor::from_vec(values.collect::<Vec<f32>>(), (rows, columns), self.device)?)
+        Ok(Tensor::from_vec(
+            values.collect::<Vec<f32>>(),
+            (rows, columns),
+            self.device,
+        )?)
     }
 }
 

@@ -19,7 +19,13 @@ pub(super) fn convolve(call: &Call<'_>) -> Result<Tensor> {
     let weight = wide(call.input(1)?)?.contiguous()?;
     in_f32(call.input(0)?, |x| {
         // A signal is an image with one row.
-        let image = |x: &Tensor| -> Result<Tensor> { if x.rank() == 3 { Ok(x.unsqueeze(2)?) } else { Ok(x.clone()) } };
+        let image = |x: &Tensor| -> Result<Tensor> {
+            if x.rank() == 3 {
+                Ok(x.unsqueeze(2)?)
+            } else {
+                Ok(x.clone())
+            }
+        };
         let (x4, w4) = (image(x)?, image(&weight)?);
         let y = match call.spec.op {
             Op::Conv1d | Op::Conv2d => forward(call, &x4, &w4)?,
@@ -75,9 +81,13 @@ fn correlate(call: &Call<'_>, x: &Tensor, weight: &Tensor, moves: &Moves) -> Res
     let out = |len: usize, k: usize, at: usize| (len - dilation[at] * (k - 1) - 1) / stride[at] + 1;
     let (oh, ow) = (out(h, kh, 0), out(w, kw, 1));
     let rows = pick(call, x, 2, kh * oh, |i| (i / oh) * dilation[0] + (i % oh) * stride[0])?;
-    let all = pick(call, &rows, 3, kw * ow, |i| (i / ow) * dilation[1] + (i % ow) * stride[1])?;
+    let all = pick(call, &rows, 3, kw * ow, |i| {
+        (i / ow) * dilation[1] + (i % ow) * stride[1]
+    })?;
     let seen = all.reshape(vec![n * c, kh, oh, kw, ow])?.permute(vec![0, 1, 3, 2, 4])?;
-    let seen = seen.force_contiguous()?.reshape((n, groups, c / groups * kh * kw, oh * ow))?;
+    let seen = seen
+        .force_contiguous()?
+        .reshape((n, groups, c / groups * kh * kw, oh * ow))?;
     let kernels = weight.reshape((1, groups, o / groups, c / groups * kh * kw))?;
     let product = kernels.broadcast_matmul(&seen)?;
     shaped(&product, (n, o, oh, ow))
@@ -112,7 +122,12 @@ fn transposed(call: &Call<'_>, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         let axis = at + 2;
         wide = spread(&wide, axis, stride[at])?;
         let reach = dilation[at] * (k - 1);
-        wide = edge(&wide, axis, reach as i64 - padding[at] as i64, reach as i64 + more[at] as i64 - padding[at] as i64)?;
+        wide = edge(
+            &wide,
+            axis,
+            reach as i64 - padding[at] as i64,
+            reach as i64 + more[at] as i64 - padding[at] as i64,
+        )?;
     }
     let moves = Moves {
         stride: [1, 1],

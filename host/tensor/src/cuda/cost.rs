@@ -1,7 +1,7 @@
 //! What an op costs on a device, where it is made of several kernels that each leave a tensor: more bytes than on a processor, and as
 //! much work.
 
-use maquette_ops::{Attr, Cost, Op, OpSpec, Operand, Type};
+use maquette_ops::{Attr, Cost, DType, Form, Op, OpSpec, Operand, Type};
 
 /// What the op costs for these inputs, whose output type is known. Temporaries are bounded from above: a test holds them against a
 /// counting allocator.
@@ -29,27 +29,69 @@ fn temporaries(spec: &OpSpec, inputs: &[Operand<'_>], attrs: &[Attr], output: &T
         let shape = inputs.get(input).map(|input| &input.ty.shape);
         shape.and_then(|shape| shape.get(axis)).map_or(1, |dim| u64::from(*dim))
     };
-    let four = |counts: &[u64]| counts.iter().fold(4_u64, |product, count| product.saturating_mul(*count));
+    let four = |counts: &[u64]| {
+        counts
+            .iter()
+            .fold(4_u64, |product, count| product.saturating_mul(*count))
+    };
+    // Half floats are widened on the way, and what does not lie in order is copied; a product takes what is transposed as it is.
+    let copies = |product: bool| {
+        inputs.iter().fold(0_u64, |sum, input| {
+            let half = matches!(input.ty.dtype, DType::F16 | DType::BF16);
+            let fits = input.form == Form::Dense || (product && input.form == Form::Transposed);
+            let wide = if half { bytes(input.ty) } else { 0 };
+            sum.saturating_add(wide)
+                .saturating_add(if fits { 0 } else { bytes(input.ty) })
+        })
+    };
     match spec.op {
         Op::Full => 0,
+        // The weight and the table are large: they count only if they are copied.
+        Op::Linear => copies(true).saturating_add(times(3, out)),
+        Op::Embedding | Op::IndexSelect | Op::Gather | Op::Cat | Op::Stack | Op::Pad => {
+            let ids = inputs.get(1).map_or(0, |ids| times(2, bytes(ids.ty)));
+            let ids = if matches!(spec.op, Op::Cat | Op::Stack) { 0 } else { ids };
+            copies(false).saturating_add(times(2, out)).saturating_add(ids)
+        }
         Op::Add | Op::Sub | Op::Mul | Op::Div | Op::Maximum | Op::Minimum => ins,
         Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge | Op::Where => ins,
         // In f64, broadcast.
         Op::Rem | Op::Pow => times(28, out),
         Op::Softplus | Op::Mish | Op::Log1p | Op::Expm1 | Op::Elu => times(10, out),
-        Op::Matmul => times(2, all).saturating_add(repeated(inputs, output)),
+        Op::Matmul => {
+            let batches = match inputs {
+                [a, b] if b.ty.shape.len() > 2 && a.ty.shape.len() != b.ty.shape.len() => repeated(inputs, output),
+                [a, b] if b.ty.shape.len() > 2 && a.ty.shape.first() != b.ty.shape.first() => repeated(inputs, output),
+                [_, b] if b.ty.shape.len() > 3 => repeated(inputs, output),
+                _ => 0,
+            };
+            copies(true)
+                .saturating_add(times(3, out))
+                .saturating_add(times(2, batches))
+        }
         // Places beside each element, as integers of 32 bits.
         Op::Argmax | Op::Argmin => times(4, ins),
         Op::Attention => {
             let scores = four(&[dim(0, 0), dim(0, 2), dim(0, 1), dim(1, 1)]);
-            times(3, all).saturating_add(times(6, scores)).saturating_add(8 * dim(1, 1))
+            times(3, all)
+                .saturating_add(times(6, scores))
+                .saturating_add(8 * dim(1, 1))
         }
         Op::Conv1d | Op::ConvTranspose1d | Op::Conv2d | Op::ConvTranspose2d => {
             let spread = spread(spec, attrs, inputs);
             let taps = inputs.get(1).map_or(1, |weight| {
-                weight.ty.shape.iter().skip(2).fold(1_u64, |taps, dim| taps.saturating_mul(u64::from(*dim)))
+                weight
+                    .ty
+                    .shape
+                    .iter()
+                    .skip(2)
+                    .fold(1_u64, |taps, dim| taps.saturating_mul(u64::from(*dim)))
             });
-            let places = output.shape.iter().skip(2).fold(1_u64, |all, dim| all.saturating_mul(u64::from(*dim)));
+            let places = output
+                .shape
+                .iter()
+                .skip(2)
+                .fold(1_u64, |all, dim| all.saturating_mul(u64::from(*dim)));
             let seen = four(&[dim(0, 0), dim(0, 1), taps, places]);
             let padded = edges(inputs, attrs, taps);
             times(4, all)
@@ -61,8 +103,15 @@ fn temporaries(spec: &OpSpec, inputs: &[Operand<'_>], attrs: &[Attr], output: &T
             let matrices = (2..rank).map(|axis| four(&[dim(0, axis), u64::from(output.shape[axis])]));
             let matrices = matrices.fold(0, u64::saturating_add);
             // Between the axes: one of the old size, the other of the new.
-            let between = four(&[dim(0, 0), dim(0, 1), dim(0, 2), output.shape.last().map_or(1, |dim| u64::from(*dim))]);
-            times(3, all).saturating_add(times(3, between)).saturating_add(times(2, matrices))
+            let between = four(&[
+                dim(0, 0),
+                dim(0, 1),
+                dim(0, 2),
+                output.shape.last().map_or(1, |dim| u64::from(*dim)),
+            ]);
+            times(3, all)
+                .saturating_add(times(3, between))
+                .saturating_add(times(2, matrices))
         }
         Op::MaxPool2d | Op::AvgPool2d => times(10, all),
         Op::Stft => {
@@ -70,12 +119,16 @@ fn temporaries(spec: &OpSpec, inputs: &[Operand<'_>], attrs: &[Attr], output: &T
             let n_fft = bins.saturating_mul(2);
             let cut = four(&[dim(0, 0), frames, n_fft]);
             let waves = four(&[bins, 2, n_fft]);
-            times(4, all).saturating_add(times(4, cut)).saturating_add(times(2, waves))
+            times(4, all)
+                .saturating_add(times(4, cut))
+                .saturating_add(times(2, waves))
         }
         Op::Lstm | Op::Gru => {
             let gates = four(&[dim(0, 0), dim(0, 1), dim(1, 0)]);
             let step = four(&[dim(0, 0), dim(1, 0)]);
-            times(3, all).saturating_add(times(3, gates)).saturating_add(times(8, step))
+            times(3, all)
+                .saturating_add(times(3, gates))
+                .saturating_add(times(8, step))
         }
         Op::OneHot => times(2, all),
         Op::Rope => {
@@ -123,9 +176,17 @@ fn edges(inputs: &[Operand<'_>], attrs: &[Attr], taps: u64) -> u64 {
         _ => 0,
     });
     let largest = largest.max().unwrap_or(0);
-    let more = largest.saturating_mul(2).saturating_add(largest.max(1).saturating_mul(taps).saturating_mul(2));
-    let planes = x.ty.shape.iter().take(2).fold(4_u64, |all, dim| all.saturating_mul(u64::from(*dim)));
+    let more = largest
+        .saturating_mul(2)
+        .saturating_add(largest.max(1).saturating_mul(taps).saturating_mul(2));
+    let planes =
+        x.ty.shape
+            .iter()
+            .take(2)
+            .fold(4_u64, |all, dim| all.saturating_mul(u64::from(*dim)));
     let sizes = x.ty.shape.iter().skip(2);
-    let padded = sizes.fold(planes, |all, dim| all.saturating_mul(u64::from(*dim).saturating_add(more)));
+    let padded = sizes.fold(planes, |all, dim| {
+        all.saturating_mul(u64::from(*dim).saturating_add(more))
+    });
     padded.saturating_sub(x.ty.elements().saturating_mul(4))
 }

@@ -27,7 +27,10 @@ pub(super) fn binary(call: &Call<'_>) -> Result<Tensor> {
 pub(super) fn select(call: &Call<'_>) -> Result<Tensor> {
     let shape = call.shape();
     let condition = call.input(0)?.broadcast_as(&*shape)?;
-    let (a, b) = (call.input(1)?.broadcast_as(&*shape)?, call.input(2)?.broadcast_as(&*shape)?);
+    let (a, b) = (
+        call.input(1)?.broadcast_as(&*shape)?,
+        call.input(2)?.broadcast_as(&*shape)?,
+    );
     Ok(condition.where_cond(&a, &b)?)
 }
 

@@ -182,7 +182,7 @@ pub(crate) fn upload(tensor: &Tensor, device: &Candle) -> Result<Tensor, Error> 
 }
 
 fn work(device: &Candle, queue: &Receiver<Job>) {
-    let mut pace = Pace::default();
+    let mut pace = Pace::new();
     while let Ok(job) = queue.recv() {
         let mut turn = Turn {
             device,

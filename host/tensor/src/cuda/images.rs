@@ -13,7 +13,11 @@ pub(super) fn pool(call: &Call<'_>) -> Result<Tensor> {
             let bins = |len: usize, size: usize| {
                 call.matrix(size, len, |i, j| {
                     let (from, to) = (i * len / size, ((i + 1) * len).div_ceil(size));
-                    if (from..to).contains(&j) { 1.0 / (to - from) as f64 } else { 0.0 }
+                    if (from..to).contains(&j) {
+                        1.0 / (to - from) as f64
+                    } else {
+                        0.0
+                    }
                 })
             };
             mix(call, x, bins)

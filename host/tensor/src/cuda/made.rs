@@ -17,7 +17,10 @@ pub(super) fn made(call: &Call<'_>) -> Result<Tensor> {
 
 /// Waits for the logits, draws, and sends the ids back.
 pub(super) fn sample(call: &Call<'_>) -> Result<Tensor> {
-    let inputs = call.inputs.iter().map(|value| value.tensor.contiguous()?.to_device(&Device::Cpu));
+    let inputs = call
+        .inputs
+        .iter()
+        .map(|value| value.tensor.contiguous()?.to_device(&Device::Cpu));
     let inputs: SmallVec<[Tensor; 2]> = inputs.collect::<candle_core::Result<_>>()?;
     on_host(call, &inputs)
 }

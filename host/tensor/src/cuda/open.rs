@@ -27,11 +27,14 @@ pub(super) use with_driver::{Pace, open};
 
 /// Without a GPU nothing is ahead of anybody.
 #[cfg(not(feature = "cuda"))]
-#[derive(Default)]
 pub(super) struct Pace;
 
 #[cfg(not(feature = "cuda"))]
 impl Pace {
+    pub(super) fn new() -> Self {
+        Self
+    }
+
     #[expect(clippy::unused_self, reason = "with the feature it keeps count")]
     pub(super) fn step(&mut self, _: &Candle) -> Result<(), Error> {
         Ok(())
@@ -71,13 +74,17 @@ mod with_driver {
     const MARKS_AHEAD: usize = 2;
 
     fn refused(ordinal: u32, why: &str, what: &str) -> Error {
-        Error::unsupported(format!("cuda:{ordinal} cannot be used: {why}. {what}, or use `--device cpu`"))
+        Error::unsupported(format!(
+            "cuda:{ordinal} cannot be used: {why}. {what}, or use `--device cpu`"
+        ))
     }
 
     /// cudarc panics where a library or a symbol of it is missing: that is an answer too.
     fn caught<T>(ordinal: u32, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<String>().map(|text| text.lines().next().unwrap_or_default());
+            let said = panic
+                .downcast_ref::<String>()
+                .map(|text| text.lines().next().unwrap_or_default());
             let said = said.map(|text| text.chars().take(200).collect::<String>());
             Err(refused(
                 ordinal,
@@ -89,10 +96,12 @@ mod with_driver {
 
     /// Whether the driver's library is there, asked of the loader: whoever asks cudarc without it gets a panic.
     fn has_driver() -> bool {
-        ["libcuda.so.1", "libcuda.so", "nvcuda.dll"].into_iter().any(|name: &str| {
-            // SAFETY: the driver's library may be loaded at any time; its initialisers are those of every program that uses CUDA.
-            unsafe { libloading::Library::new(name) }.is_ok()
-        })
+        ["libcuda.so.1", "libcuda.so", "nvcuda.dll"]
+            .into_iter()
+            .any(|name: &str| {
+                // SAFETY: the driver's library may be loaded at any time; its initialisers are those of every program that uses CUDA.
+                unsafe { libloading::Library::new(name) }.is_ok()
+            })
     }
 
     /// Whether a GPU can be used, found out without panicking where there is none.
@@ -126,7 +135,8 @@ mod with_driver {
     pub(in crate::cuda) fn open(ordinal: u32) -> Result<Candle, Error> {
         check(ordinal)?;
         caught(ordinal, || {
-            let failed = |e: &dyn std::fmt::Display| refused(ordinal, &format!("it does not open: {e}"), "Look at `nvidia-smi`");
+            let failed =
+                |e: &dyn std::fmt::Display| refused(ordinal, &format!("it does not open: {e}"), "Look at `nvidia-smi`");
             let device = CudaDevice::new_with_stream(ordinal as usize).map_err(|e| failed(&said(&e)))?;
             // SAFETY: tracking orders the accesses of several streams; here there is one, and all that is allocated is used on it.
             unsafe { device.disable_event_tracking() };
@@ -152,13 +162,19 @@ mod with_driver {
     }
 
     /// Keeps launches from running far ahead of kernels.
-    #[derive(Default)]
     pub(in crate::cuda) struct Pace {
         since: u32,
         marks: VecDeque<CudaEvent>,
     }
 
     impl Pace {
+        pub(in crate::cuda) fn new() -> Self {
+            Self {
+                since: 0,
+                marks: VecDeque::new(),
+            }
+        }
+
         /// Counts an op; every so often it marks the stream, and waits until the mark before the last few is reached.
         pub(in crate::cuda) fn step(&mut self, device: &Candle) -> Result<(), Error> {
             self.since += 1;
@@ -170,7 +186,8 @@ mod with_driver {
             let lost = |e: candle_core::cuda_backend::cudarc::driver::DriverError| {
                 Error::internal(format!("the GPU has failed: {e}; the host has to be started again"))
             };
-            self.marks.push_back(device.cuda_stream().record_event(None).map_err(lost)?);
+            self.marks
+                .push_back(device.cuda_stream().record_event(None).map_err(lost)?);
             if self.marks.len() > MARKS_AHEAD
                 && let Some(mark) = self.marks.pop_front()
             {

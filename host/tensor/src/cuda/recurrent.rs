@@ -33,7 +33,8 @@ pub(super) fn recurrent(call: &Call<'_>) -> Result<Tensor> {
     let mut c = if lstm { state(6)? } else { h.clone() };
     let mut outputs = Vec::with_capacity(steps);
     let backwards = call.flag(0)?;
-    let part = |gates: &Tensor, at: usize| -> Result<Tensor> { Ok(gates.narrow(1, at * hidden, hidden)?.contiguous()?) };
+    let part =
+        |gates: &Tensor, at: usize| -> Result<Tensor> { Ok(gates.narrow(1, at * hidden, hidden)?.contiguous()?) };
     let sigmoid = |x: &Tensor| -> Result<Tensor> { Ok(candle_nn::ops::sigmoid(x)?) };
     for step in 0..steps {
         let at = if backwards { steps - 1 - step } else { step };

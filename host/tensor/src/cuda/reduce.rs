@@ -65,7 +65,11 @@ fn mean(x: &Tensor, axes: &[usize], count: usize) -> Result<Tensor> {
 pub(super) fn extreme(x: &Tensor, axes: &[usize], largest: bool) -> Result<Tensor> {
     let mut x = x.contiguous()?;
     for axis in axes {
-        x = if largest { x.max_keepdim(*axis)? } else { x.min_keepdim(*axis)? };
+        x = if largest {
+            x.max_keepdim(*axis)?
+        } else {
+            x.min_keepdim(*axis)?
+        };
     }
     Ok(x)
 }
@@ -122,7 +126,11 @@ pub(super) fn cumulative(call: &Call<'_>) -> Result<Tensor> {
         let neutral = super::call::scalar(f64::from(u8::from(product)), sums.dtype(), call.device)?;
         let first = neutral.broadcast_as(shape)?.contiguous()?;
         let before = Tensor::cat(&[&first, &sums.narrow(axis, 0, len - step)?.contiguous()?], axis)?;
-        sums = if product { sums.mul(&before)? } else { sums.add(&before)? };
+        sums = if product {
+            sums.mul(&before)?
+        } else {
+            sums.add(&before)?
+        };
         step *= 2;
     }
     if sums.dims() != call.shape() {

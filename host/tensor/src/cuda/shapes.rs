@@ -30,7 +30,9 @@ pub(super) fn cat(parts: &[Tensor], axis: usize) -> Result<Tensor> {
         return Ok(only.clone());
     }
     let filled = parts.iter().filter(|part| part.elem_count() > 0);
-    let filled = filled.map(Tensor::contiguous).collect::<candle_core::Result<Vec<_>>>()?;
+    let filled = filled
+        .map(Tensor::contiguous)
+        .collect::<candle_core::Result<Vec<_>>>()?;
     match filled.as_slice() {
         [only] => Ok(only.force_contiguous()?),
         _ => Ok(Tensor::cat(&filled, axis)?),
@@ -72,7 +74,13 @@ pub(super) fn pad(x: &Tensor, axis: usize, [left, right]: [usize; 2], value: &Te
 }
 
 /// The places `map(0)`, `map(1)`, .. of an axis. They must be there.
-pub(super) fn pick(call: &Call<'_>, x: &Tensor, axis: usize, len: usize, map: impl Fn(usize) -> usize) -> Result<Tensor> {
+pub(super) fn pick(
+    call: &Call<'_>,
+    x: &Tensor,
+    axis: usize,
+    len: usize,
+    map: impl Fn(usize) -> usize,
+) -> Result<Tensor> {
     let ids = call.indices((0..len).map(|i| map(i) as u32).collect())?;
     Ok(x.contiguous()?.index_select(&ids, axis)?)
 }
@@ -130,7 +138,11 @@ pub(super) fn rearrange(call: &Call<'_>) -> Result<Tensor> {
         _ => return Err(Error::internal("not an op that rearranges").into()),
     };
     // Where nothing moved, a copy keeps the promise that the output has memory of its own.
-    Ok(if done.id() == x.id() { done.force_contiguous()? } else { done })
+    Ok(if done.id() == x.id() {
+        done.force_contiguous()?
+    } else {
+        done
+    })
 }
 
 /// `tril` and `triu`: what lies on the wrong side of a diagonal is 0.
@@ -148,7 +160,9 @@ pub(super) fn triangle(call: &Call<'_>) -> Result<Tensor> {
         Op::Tril => column.broadcast_le(&row)?,
         _ => column.broadcast_ge(&row)?,
     };
-    Ok(kept.broadcast_as(&*shape)?.where_cond(&x.contiguous()?, &call.full(0.0)?)?)
+    Ok(kept
+        .broadcast_as(&*shape)?
+        .where_cond(&x.contiguous()?, &call.full(0.0)?)?)
 }
 
 /// Channels to places and back.
@@ -157,8 +171,12 @@ pub(super) fn shuffle(call: &Call<'_>) -> Result<Tensor> {
     let (n, c, h, w) = call.input(0)?.dims4()?;
     let x = call.input(0)?.contiguous()?;
     let moved = match call.spec.op {
-        Op::PixelShuffle => x.reshape(vec![n, c / (f * f), f, f, h, w])?.permute(vec![0, 1, 4, 2, 5, 3])?,
-        _ => x.reshape(vec![n, c, h / f, f, w / f, f])?.permute(vec![0, 1, 3, 5, 2, 4])?,
+        Op::PixelShuffle => x
+            .reshape(vec![n, c / (f * f), f, f, h, w])?
+            .permute(vec![0, 1, 4, 2, 5, 3])?,
+        _ => x
+            .reshape(vec![n, c, h / f, f, w / f, f])?
+            .permute(vec![0, 1, 3, 5, 2, 4])?,
     };
     shaped(&moved.force_contiguous()?, call.shape())
 }

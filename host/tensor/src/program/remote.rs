@@ -39,9 +39,15 @@ impl Program {
         let grown = grown.map(|(cache, more)| cache.grow(scope, executor, *more));
         let grown: Vec<Growth> = grown.collect::<Result<_, Error>>()?;
         let slot = |tensor: &Tensor| Ok(Arc::clone(&tensor.there()?.slot));
-        let strided = inputs.iter().filter(|input| input.strides() != &*row_major(input.shape()));
+        let strided = inputs
+            .iter()
+            .filter(|input| input.strides() != &*row_major(input.shape()));
         let copies: u64 = strided.map(|input| input.bytes()).sum();
-        let own = plan.cost.peak_bytes.saturating_add(copies).saturating_add(self.seen_bytes(&plan, &grown));
+        let own = plan
+            .cost
+            .peak_bytes
+            .saturating_add(copies)
+            .saturating_add(self.seen_bytes(&plan, &grown));
         let mut peak = scope.charge_behind(executor, own)?;
         // Where each output goes: what is a step's gets a part of the peak, or bytes of its own where two outputs are one value.
         let mut outputs = Vec::with_capacity(self.outputs.len());
@@ -107,12 +113,17 @@ impl Program {
     /// Bytes that attention to caches takes for a moment: how much they hold is not the plan's to know.
     fn seen_bytes(&self, plan: &Plan, caches: &[Growth]) -> u64 {
         let each = self.steps.iter().zip(&plan.steps).map(|(step, planned)| {
-            let attrs = planned.attrs.as_deref().unwrap_or(&self.description.nodes[step.node as usize].attrs);
+            let attrs = planned
+                .attrs
+                .as_deref()
+                .unwrap_or(&self.description.nodes[step.node as usize].attrs);
             let growth = cache_of(step.spec, attrs).and_then(|(cache, _)| caches.get(cache));
             let (Some(growth), [_, t, heads, width]) = (growth, planned.ty.shape.as_slice()) else {
                 return 0;
             };
-            let rows = u64::from(*heads).saturating_mul(u64::from(growth.end)).saturating_mul(4);
+            let rows = u64::from(*heads)
+                .saturating_mul(u64::from(growth.end))
+                .saturating_mul(4);
             // Scores in each of their forms; keys and values head by head, whose width is about that of the output.
             rows.saturating_mul(6 * u64::from(*t) + 8 * u64::from(*width) + 64)
         });
@@ -198,7 +209,9 @@ impl Run {
                 let attrs = planned.attrs.as_deref().unwrap_or(&node.attrs);
                 let value = match step.spec.op {
                     Op::CachedAttention => self.append(step, planned, &list, attrs, turn.device)?,
-                    _ => guard(step.spec, || cuda::run(step.spec, &list, attrs, &planned.ty, turn.device))?,
+                    _ => guard(step.spec, || {
+                        cuda::run(step.spec, &list, attrs, &planned.ty, turn.device)
+                    })?,
                 };
                 turn.step()?;
                 Ok(value)

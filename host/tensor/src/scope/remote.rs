@@ -108,7 +108,11 @@ impl Scope {
         let slot = Arc::clone(&tensor.there()?.slot);
         // A view is made dense as a whole, and a part is copied out before it is sent.
         let part = (count as u64).saturating_mul(tensor.dtype().size() as u64);
-        let copies = if count == 0 { 0 } else { tensor.bytes().saturating_add(part) };
+        let copies = if count == 0 {
+            0
+        } else {
+            tensor.bytes().saturating_add(part)
+        };
         let charge = self.charge_behind(executor, copies)?;
         let bytes = executor.ask(&self.client(), move |_| {
             let fail = |e: candle_core::Error| Error::internal(format!("reading: {}", said(&e)));
@@ -116,7 +120,11 @@ impl Scope {
             if count == 0 {
                 return Ok(Vec::new());
             }
-            let dense = value.tensor.contiguous().and_then(|dense| dense.flatten_all()).map_err(fail)?;
+            let dense = value
+                .tensor
+                .contiguous()
+                .and_then(|dense| dense.flatten_all())
+                .map_err(fail)?;
             let whole = count == dense.elem_count() && tensor::stored_elements(&dense) == count;
             // All the memory under a view would be sent.
             let part = match whole {

@@ -54,8 +54,14 @@ fn an_op_that_devices_do_not_have_is_refused_eagerly_and_in_programs_with_what_t
         let mut said = Vec::new();
         let mut random = Random(11);
         let example = example(&mut random, spec.op);
-        let inputs: Vec<_> = example.inputs.iter().map(|(plain, dtype)| upload(&scope, plain, *dtype)).collect();
-        let error = scope.apply(OpId(i as u32), &inputs.iter().collect::<Vec<_>>(), &example.attrs).unwrap_err();
+        let inputs: Vec<_> = example
+            .inputs
+            .iter()
+            .map(|(plain, dtype)| upload(&scope, plain, *dtype))
+            .collect();
+        let error = scope
+            .apply(OpId(i as u32), &inputs.iter().collect::<Vec<_>>(), &example.attrs)
+            .unwrap_err();
         said.push(error);
         let inputs = example.inputs.iter().enumerate().map(|(at, (plain, dtype))| Input {
             name: format!("x{at}"),
@@ -76,12 +82,17 @@ fn an_op_that_devices_do_not_have_is_refused_eagerly_and_in_programs_with_what_t
             }],
             outputs: vec![example.inputs.len() as u32],
         };
-        let error = scope.compile(&description, &BTreeMap::<String, Arc<WeightFile>>::new()).unwrap_err();
+        let error = scope
+            .compile(&description, &BTreeMap::<String, Arc<WeightFile>>::new())
+            .unwrap_err();
         assert!(error.message.contains("model.rs:7"), "{error}");
         said.push(error);
         for error in said {
             assert_eq!(error.code, Code::Unsupported, "{error}");
-            assert!(error.message.contains(spec.name) && error.message.contains("--device cpu"), "{error}");
+            assert!(
+                error.message.contains(spec.name) && error.message.contains("--device cpu"),
+                "{error}"
+            );
         }
     }
     assert!(seen > 0);
@@ -91,12 +102,21 @@ fn an_op_that_devices_do_not_have_is_refused_eagerly_and_in_programs_with_what_t
 fn an_id_out_of_range_is_refused_by_the_first_read_and_does_no_harm() {
     let runtime = runtime(Device::Composed);
     let (scope, _) = scope_on(&runtime, 1 << 20);
-    let apply = |op: &str, inputs: &[&maquette_tensor::Tensor], attrs: &[Attr]| crate::common::apply(&scope, op, inputs, attrs);
-    let table = upload(&scope, &crate::Plain::from_fn(&[4, 3], |p| (p[0] * 3 + p[1]) as f64), crate::DType::F32);
+    let apply =
+        |op: &str, inputs: &[&maquette_tensor::Tensor], attrs: &[Attr]| crate::common::apply(&scope, op, inputs, attrs);
+    let table = upload(
+        &scope,
+        &crate::Plain::from_fn(&[4, 3], |p| (p[0] * 3 + p[1]) as f64),
+        crate::DType::F32,
+    );
     for dtype in [crate::DType::U8, crate::DType::U32, crate::DType::I64] {
         let ids = upload(&scope, &crate::Plain::from_fn(&[2], |p| [1.0, 4.0][p[0]]), dtype);
         // Known from the upload, and found on the device once arithmetic has hidden it.
-        let hidden = apply("add/1", &[&ids, &upload(&scope, &crate::Plain::from_fn(&[], |_| 0.0), dtype)], &[]);
+        let hidden = apply(
+            "add/1",
+            &[&ids, &upload(&scope, &crate::Plain::from_fn(&[], |_| 0.0), dtype)],
+            &[],
+        );
         for ids in [&ids, &hidden] {
             let rows = [
                 apply("embedding/1", &[&table, ids], &[]),
