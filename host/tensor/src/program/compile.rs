@@ -122,7 +122,12 @@ impl Known {
             let tensor = weights.get(file, &weight.name, Some(weight.dtype))?;
             Ok((*value, Bound::Tensor(tensor)))
         };
-        for (value, bound) in loads.par_iter().map(load).collect::<Result<Vec<_>, Error>>()? {
+        // But none may wait for a device's thread, which may itself wait for a core.
+        let loaded: Result<Vec<_>, Error> = match weights.executor() {
+            None => loads.par_iter().map(load).collect(),
+            Some(_) => loads.iter().map(load).collect(),
+        };
+        for (value, bound) in loaded? {
             match bound {
                 Bound::Right(right) => drop(self.rights.insert(value, right)),
                 Bound::Tensor(tensor) => drop(self.bound.insert(value, tensor)),
