@@ -768,7 +768,8 @@ fn tolerance(dtype: DType, depth: usize) -> f64 {
     unit * (1.0 + depth as f64)
 }
 
-fn check(scope: &Scope, random: &mut Random, id: OpId, spec: &OpSpec, example: &Example) -> Result<(), TestCaseError> {
+/// Runs an example, and returns how far off its worst element is, relative where it is above 1.
+fn check(scope: &Scope, random: &mut Random, id: OpId, spec: &OpSpec, example: &Example) -> Result<f64, TestCaseError> {
     let tensors: Vec<Tensor> = example
         .inputs
         .iter()
@@ -793,8 +794,11 @@ fn check(scope: &Scope, random: &mut Random, id: OpId, spec: &OpSpec, example: &
         example.attrs
     );
     let allowed = tolerance(example.dtype, example.depth);
+    let mut worst = 0.0_f64;
     for (i, (a, b)) in found.data.iter().zip(&example.expected.data).enumerate() {
-        let close = (a - b).abs() <= allowed * (1.0 + b.abs()) || a == b;
+        let error = if a == b { 0.0 } else { (a - b).abs() / (1.0 + b.abs()) };
+        let close = error <= allowed;
+        worst = error.max(worst);
         let inputs = || {
             example
                 .inputs
@@ -810,7 +814,7 @@ fn check(scope: &Scope, random: &mut Random, id: OpId, spec: &OpSpec, example: &
             inputs()
         );
     }
-    Ok(())
+    Ok(worst)
 }
 
 /// The rule, asked with symbols in place of numbers, must give the same type once the symbols have those numbers.
