@@ -109,7 +109,7 @@ fn dispatch(call: &Call<'_>) -> Result<Tensor> {
         }
         Op::Erf | Op::Floor | Op::Ceil | Op::Round | Op::Sign | Op::Log1p | Op::Expm1 => elementwise::unary(call),
         Op::LeakyRelu | Op::Elu | Op::HardSigmoid | Op::HardSwish | Op::Mish | Op::Softplus => elementwise::unary(call),
-        Op::Cast => call::cast(call.input(0)?, call.dtype()),
+        Op::Cast => elementwise::convert(call),
         Op::Prelu | Op::Snake => elementwise::by_channel(call),
         Op::Glu => elementwise::glu(call),
         Op::Sum | Op::Mean | Op::Max | Op::Min | Op::Logsumexp | Op::Var => reduce::over_axes(call),

@@ -139,7 +139,7 @@ impl WeightStore {
             // On a device it is charged once: the copy in the processor's memory is gone when this returns.
             let elements = match &self.executor {
                 None => Elements::Here(read),
-                Some(executor) => Elements::There(executor.place(read, owner.clone())?),
+                Some(executor) => Elements::There(Box::new(executor.place(read, owner.clone())?)),
             };
             Ok(Loaded::Tensor(Tensor { elements, ty, owner }))
         })?;

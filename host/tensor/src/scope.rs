@@ -70,19 +70,20 @@ pub struct Scope {
     budget: Arc<Budget>,
     control: Control,
     stats: Cell<Stats>,
-    /// Nanoseconds that a device's thread has spent on this scope.
-    spent: Arc<AtomicU64>,
+    /// Nanoseconds that a device's thread has spent on this scope, if there is one.
+    spent: Option<Arc<AtomicU64>>,
 }
 
 impl Scope {
     /// A scope on a runtime, under a budget.
     pub fn new(runtime: Arc<Runtime>, budget: Arc<Budget>, control: Control) -> Self {
+        let spent = runtime.executor().map(|_| Arc::default());
         Self {
             runtime,
             budget,
             control,
             stats: Cell::default(),
-            spent: Arc::default(),
+            spent,
         }
     }
 
@@ -104,14 +105,16 @@ impl Scope {
     pub(crate) fn client(&self) -> Client {
         Client {
             control: self.control.clone(),
-            spent: Arc::clone(&self.spent),
+            spent: self.spent.clone().unwrap_or_default(),
         }
     }
 
     /// What it has done so far.
     pub fn stats(&self) -> Stats {
         let mut stats = self.stats.get();
-        stats.compute += Duration::from_nanos(self.spent.load(Ordering::Relaxed));
+        if let Some(spent) = &self.spent {
+            stats.compute += Duration::from_nanos(spent.load(Ordering::Relaxed));
+        }
         stats
     }
 

@@ -25,8 +25,8 @@ pub struct Tensor {
 pub(crate) enum Elements {
     /// In the processor's memory.
     Here(candle_core::Tensor),
-    /// On a device, if not yet, then once the jobs sent before have run.
-    There(Remote),
+    /// On a device, if not yet, then once the jobs sent before have run. Boxed: handles of a processor's tensors stay small.
+    There(Box<Remote>),
 }
 
 /// Who pays for a tensor's memory.

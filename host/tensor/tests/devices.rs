@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{Plain, apply, encode, read, runtime, scope_on, upload};
 use maquette_tensor::ops::program::{Constant, Description, Input, Node, WeightRef};
-use maquette_tensor::ops::{Attr, Code, DType, Dim};
+use maquette_tensor::ops::{Attr, Code, DType, Dim, lookup};
 use maquette_tensor::{Budget, Control, Device, Runtime, RuntimeConfig, Scope, WeightFile};
 
 fn node(op: &str, inputs: &[u32], attrs: &[Attr]) -> Node {
@@ -216,4 +216,97 @@ fn a_part_of_a_view_is_read_in_order_from_a_device() {
     assert_eq!(common::decode(&part, DType::I64), [3.0, 1.0, 4.0]);
     assert!(scope.read_range(&turned, 6, 0).unwrap().is_empty());
     assert_eq!(scope.read_range(&turned, 6, 1).unwrap_err().code, Code::Shape);
+}
+
+#[test]
+fn floats_saturate_on_the_way_to_integers_on_a_device() {
+    let (scope, _) = scope_on(&runtime(Device::Composed), 1 << 20);
+    let x = Plain {
+        shape: vec![4],
+        data: vec![-7.0, 3.9, 300.0, 1e12],
+    };
+    let x = upload(&scope, &x, DType::F32);
+    for (dtype, expected) in [
+        (DType::U8, [0.0, 3.0, 255.0, 255.0]),
+        (DType::U32, [0.0, 3.0, 300.0, 4_294_967_295.0]),
+        (DType::I64, [-7.0, 3.0, 300.0, 999_999_995_904.0]),
+    ] {
+        let y = apply(&scope, "cast/1", &[&x], &[Attr::DType(dtype)]);
+        assert_eq!(read(&scope, &y).data, expected);
+    }
+}
+
+#[test]
+fn what_is_empty_gives_on_a_device_what_it_gives_on_the_processor() {
+    let pair = |y: i64, x: i64| Attr::Ints(vec![y, x]);
+    let cases: Vec<(&str, Vec<Vec<usize>>, Vec<Attr>)> = vec![
+        (
+            "conv2d/1",
+            vec![vec![1, 0, 2, 2], vec![2, 0, 1, 1], vec![2]],
+            vec![Attr::Unset, Attr::Int(1)],
+        ),
+        (
+            "conv2d/1",
+            vec![vec![1, 1, 0, 0], vec![2, 1, 1, 1]],
+            vec![Attr::Unset, Attr::Int(1)],
+        ),
+        (
+            "conv1d/1",
+            vec![vec![1, 2, 0], vec![3, 2, 2]],
+            vec![Attr::Int(1), Attr::Int(2), Attr::Int(2)],
+        ),
+        ("conv_transpose1d/1", vec![vec![1, 0, 3], vec![0, 2, 2]], vec![]),
+        (
+            "avg_pool2d/1",
+            vec![vec![1, 1, 0, 2]],
+            vec![Attr::Int(3), Attr::Int(1), Attr::Int(2)],
+        ),
+        ("matmul/1", vec![vec![2, 0], vec![0, 3]], vec![]),
+        ("linear/1", vec![vec![2, 0], vec![3, 0], vec![3]], vec![]),
+        (
+            "attention/1",
+            vec![vec![1, 2, 1, 3], vec![1, 0, 1, 3], vec![1, 0, 1, 2]],
+            vec![],
+        ),
+        (
+            "attention/1",
+            vec![vec![1, 2, 1, 0], vec![1, 4, 1, 0], vec![1, 4, 1, 2]],
+            vec![],
+        ),
+        ("sum/1", vec![vec![2, 0]], vec![Attr::Ints(vec![1])]),
+        ("mean/1", vec![vec![0, 2]], vec![Attr::Ints(vec![0])]),
+        ("logsumexp/1", vec![vec![2, 0]], vec![Attr::Ints(vec![1])]),
+        ("max/1", vec![vec![2, 0]], vec![Attr::Ints(vec![1])]),
+        ("cat/1", vec![vec![2, 0], vec![2, 0]], vec![Attr::Int(1)]),
+        (
+            "pad/1",
+            vec![vec![2, 0]],
+            vec![Attr::Int(1), Attr::Int(1), Attr::Int(2), Attr::Float(4.0)],
+        ),
+        (
+            "pad/1",
+            vec![vec![0, 0]],
+            vec![Attr::Int(1), Attr::Int(1), Attr::Int(2)],
+        ),
+        ("lstm/1", vec![vec![2, 3, 0], vec![8, 0], vec![8, 2]], vec![]),
+        ("softmax/1", vec![vec![0, 3]], vec![]),
+        ("resize_nearest2d/1", vec![vec![1, 1, 0, 2]], vec![pair(2, 2)]),
+        ("transpose/1", vec![vec![0, 3]], vec![Attr::Int(0), Attr::Int(1)]),
+    ];
+    for (op, shapes, attrs) in cases {
+        let said = [Device::Cpu, Device::Composed].map(|device| {
+            let (scope, _) = scope_on(&runtime(device), 1 << 20);
+            let inputs = shapes
+                .iter()
+                .map(|shape| upload(&scope, &Plain::from_fn(shape, |_| 1.0), DType::F32));
+            let inputs: Vec<_> = inputs.collect();
+            let refs: Vec<_> = inputs.iter().collect();
+            let output = scope.apply(lookup(op).unwrap(), &refs, &attrs);
+            let bytes = output
+                .and_then(|output| scope.read(&output))
+                .map_err(|error| error.code);
+            bytes.map(|bytes| format!("{:?}", common::decode(&bytes, DType::F32)))
+        });
+        assert_eq!(said[0], said[1], "{op} {shapes:?}");
+    }
 }

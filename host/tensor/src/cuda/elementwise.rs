@@ -24,6 +24,15 @@ pub(super) fn binary(call: &Call<'_>) -> Result<Tensor> {
     })
 }
 
+/// The same values as another dtype. A GPU's conversions to wider integers saturate by themselves; those to bytes do not.
+pub(super) fn convert(call: &Call<'_>) -> Result<Tensor> {
+    let x = call.input(0)?;
+    match call.dtype() {
+        Candle::U8 if x.dtype().is_float() => cast(&wide(x)?.clamp(0.0, 255.0)?, Candle::U8),
+        dtype => cast(x, dtype),
+    }
+}
+
 pub(super) fn select(call: &Call<'_>) -> Result<Tensor> {
     let shape = call.shape();
     let condition = call.input(0)?.broadcast_as(&*shape)?;

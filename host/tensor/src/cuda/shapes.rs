@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use maquette_kernels::resize1d;
 use maquette_ops::{Error, Op};
 
-use super::call::{Call, Result, shaped};
+use super::call::{Call, Result, nothing, shaped};
 
 /// Views, which share memory; a reshape of what does not lie in order copies.
 pub(super) fn view(call: &Call<'_>) -> Result<Tensor> {
@@ -33,8 +33,13 @@ pub(super) fn cat(parts: &[Tensor], axis: usize) -> Result<Tensor> {
     let filled = filled
         .map(Tensor::contiguous)
         .collect::<candle_core::Result<Vec<_>>>()?;
-    match filled.as_slice() {
-        [only] => Ok(only.force_contiguous()?),
+    match (filled.as_slice(), parts) {
+        ([], [first, ..]) => {
+            let mut shape = first.dims().to_vec();
+            shape[axis] = parts.iter().map(|part| part.dims()[axis]).sum();
+            nothing(&shape, first.dtype(), first.device())
+        }
+        ([only], _) => Ok(only.force_contiguous()?),
         _ => Ok(Tensor::cat(&filled, axis)?),
     }
 }

@@ -143,7 +143,7 @@ impl Known {
             let tensor = Tensor {
                 elements: match executor {
                     None => Elements::Here(host),
-                    Some(executor) => Elements::There(executor.place(host, Owner::Program)?),
+                    Some(executor) => Elements::There(Box::new(executor.place(host, Owner::Program)?)),
                 },
                 ty: Type::new(constant.dtype, constant.shape.iter().copied()),
                 owner: Owner::Program,
@@ -408,7 +408,7 @@ fn fold(
                 let values: SmallVec<[&Value; 4]> = values.collect::<Result<_, _>>()?;
                 guard(spec, || cuda::run(spec, &values, &attrs, &out, device))
             })?;
-            Elements::There(Remote { slot, strides })
+            Elements::There(Box::new(Remote { slot, strides }))
         }
     };
     let owner = match (cost.shares, inputs.first()) {

@@ -65,10 +65,10 @@ impl Program {
                     let slot = Slot::empty(owner.clone());
                     computed.push((at, Arc::clone(&slot)));
                     Some(Tensor {
-                        elements: Elements::There(Remote {
+                        elements: Elements::There(Box::new(Remote {
                             slot,
                             strides: row_major(&ty.shape),
-                        }),
+                        })),
                         ty: ty.clone(),
                         owner,
                     })

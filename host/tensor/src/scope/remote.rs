@@ -39,10 +39,10 @@ impl Scope {
         })?;
         self.count(|stats| stats.uploaded_bytes += bytes.len() as u64);
         Ok(Tensor {
-            elements: Elements::There(Remote {
+            elements: Elements::There(Box::new(Remote {
                 slot,
                 strides: row_major(&ty.shape),
-            }),
+            })),
             ty,
             owner,
         })
@@ -91,7 +91,7 @@ impl Scope {
         })?;
         self.count(|stats| stats.ops += 1);
         Ok(Tensor {
-            elements: Elements::There(Remote { slot, strides }),
+            elements: Elements::There(Box::new(Remote { slot, strides })),
             ty,
             owner,
         })
