@@ -31,7 +31,8 @@ Examples:
   maquette bench --only call,ops       two of the groups
   maquette bench --json > figures.json
 
-Build with --release: a debug build of this binary measures itself. It takes up to three minutes.";
+Build with --release: a debug build of this binary measures itself. It takes up to three minutes. With --device the groups call, ops and
+model run there; the others stay on the processor.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
