@@ -73,6 +73,15 @@ mod with_driver {
     /// Marks that the launches may be ahead of the kernels by: a call that has to stop waits for so many ops at most.
     const MARKS_AHEAD: usize = 2;
 
+    /// The CUDA that kernels were compiled with, as `13000`, where the build said so: an older driver refuses them one by one.
+    const BUILT_FOR: Option<i32> = match option_env!("CUDARC_CUDA_VERSION") {
+        Some(text) => match i32::from_str_radix(text, 10) {
+            Ok(number) => Some(number),
+            Err(_) => None,
+        },
+        None => None,
+    };
+
     fn refused(ordinal: u32, why: &str, what: &str) -> Error {
         Error::unsupported(format!(
             "cuda:{ordinal} cannot be used: {why}. {what}, or use `--device cpu`"
@@ -118,6 +127,20 @@ mod with_driver {
                 refused(ordinal, &format!("the driver says {e}"), "Look at `nvidia-smi`")
             };
             result::init().map_err(driver)?;
+            let mut speaks = 0;
+            // SAFETY: the driver writes one number to where the pointer leads.
+            unsafe { sys::cuDriverGetVersion(&raw mut speaks) }
+                .result()
+                .map_err(driver)?;
+            if let Some(built) = BUILT_FOR.filter(|built| speaks < *built) {
+                let version = |number: i32| format!("{}.{}", number / 1000, number % 1000 / 10);
+                let why = format!(
+                    "the driver speaks CUDA {}, and this binary is built with {}",
+                    version(speaks),
+                    version(built)
+                );
+                return Err(refused(ordinal, &why, "Install a newer driver (580 or later for 13.0)"));
+            }
             let count = CudaContext::device_count().map_err(driver)?;
             if i64::from(ordinal) >= i64::from(count) {
                 let there = match count {
