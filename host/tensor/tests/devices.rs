@@ -239,7 +239,8 @@ fn floats_saturate_on_the_way_to_integers_on_a_device() {
 #[test]
 fn what_is_empty_gives_on_a_device_what_it_gives_on_the_processor() {
     let pair = |y: i64, x: i64| Attr::Ints(vec![y, x]);
-    let cases: Vec<(&str, Vec<Vec<usize>>, Vec<Attr>)> = vec![
+    type Case = (&'static str, Vec<Vec<usize>>, Vec<Attr>);
+    let cases: Vec<Case> = vec![
         (
             "conv2d/1",
             vec![vec![1, 0, 2, 2], vec![2, 0, 1, 1], vec![2]],
