@@ -129,6 +129,7 @@ pub(crate) fn manifest(wasm: &[u8], description: &str) -> VersionManifest {
         description: description.to_owned(),
         license: None,
         task: None,
+        deterministic: None,
         component: Blob {
             sha256: Digest::of(wasm),
             size: wasm.len() as u64,
