@@ -60,7 +60,7 @@ impl Serve {
     }
 
     /// SIGKILL: nothing is tidied up.
-    pub fn kill(mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

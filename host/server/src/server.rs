@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::StartError;
 use crate::app::App;
 use crate::config::Config;
+use crate::predictions::live::Live;
 use crate::{gc, http, predictions};
 
 /// How often idle versions are looked for.
@@ -61,8 +62,11 @@ impl Server {
         predictions::load_spend(&app)
             .await
             .map_err(|e| StartError::Store(e.to_string()))?;
+        let adopted = predictions::adopt(&app)
+            .await
+            .map_err(|e| StartError::Store(e.to_string()))?;
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(live(Arc::clone(&app), listener, stopped));
+        let task = tokio::spawn(live(Arc::clone(&app), listener, adopted, stopped));
         let (models, versions) = app.catalog.now().count();
         tracing::info!(%address, models, versions, "listening");
         Ok(Self {
@@ -107,7 +111,7 @@ impl Drop for Server {
     }
 }
 
-async fn live(app: Arc<App>, listener: TcpListener, stopped: oneshot::Receiver<()>) {
+async fn live(app: Arc<App>, listener: TcpListener, adopted: Vec<Arc<Live>>, stopped: oneshot::Receiver<()>) {
     let connections = GracefulShutdown::new();
     let sweeping = {
         let (period, app) = (
@@ -124,14 +128,13 @@ async fn live(app: Arc<App>, listener: TcpListener, stopped: oneshot::Receiver<(
         })
     };
     let _sweeping = AbortOnDrop(sweeping);
-    let resuming = Arc::clone(&app);
-    app.predictions.tasks.spawn(async move {
-        match predictions::resume(&resuming).await {
-            Ok(0) => {}
-            Ok(resumed) => tracing::info!(resumed, "predictions that had not ended are run again"),
-            Err(why) => tracing::error!(%why, "predictions that had not ended could not be looked for"),
-        }
-    });
+    if !adopted.is_empty() {
+        tracing::info!(count = adopted.len(), "predictions that had not ended are run again");
+        let resuming = Arc::clone(&app);
+        app.predictions
+            .tasks
+            .spawn(async move { predictions::resume(&resuming, adopted).await });
+    }
     let tending = {
         let app = Arc::downgrade(&app);
         tokio::spawn(async move {
