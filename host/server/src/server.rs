@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -19,6 +19,10 @@ use crate::{gc, http, predictions};
 
 /// How often idle versions are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
+
+/// Connections that the system holds until they are accepted, if it lets us. Beyond them a client tries again after a second, so
+/// that the usual 128 make a crowd slow.
+const BACKLOG: u32 = 4096;
 
 /// How long connections may take to hand over their last bytes once every call has ended.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -53,7 +57,7 @@ impl Server {
             }
         }
         let fail = |cause| StartError::Bind { address: bind, cause };
-        let listener = TcpListener::bind(bind).await.map_err(fail)?;
+        let listener = listen(bind).map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
         if !app.config.auth && !address.ip().is_loopback() {
             tracing::warn!(%address, "authentication is off: everybody who reaches this address is an admin");
@@ -109,6 +113,17 @@ impl Drop for Server {
             self.task.abort();
         }
     }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A server that starts again is not kept out by connections of the one before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn live(app: Arc<App>, listener: TcpListener, adopted: Vec<Arc<Live>>, stopped: oneshot::Receiver<()>) {
