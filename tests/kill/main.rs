@@ -1,4 +1,4 @@
-//! What was acknowledged survives SIGKILL: a server is killed at random moments under load, again and again, and nothing that it
+//! What was acknowledged survives SIGKILL: a server is killed (and now and then asked to stop) at random moments under load, again and again, and nothing that it
 //! promised is lost, done twice, changed afterwards or billed otherwise than once.
 //!
 //! `MAQUETTE_KILLS` sets how often (200 takes some minutes), `MAQUETTE_SEED` plays the choices of a run again; the moments of the
@@ -58,7 +58,12 @@ fn whatever_was_acknowledged_survives_sigkill_and_ends_once() {
             }
             std::thread::sleep(moment);
             if !last {
-                serve.kill();
+                // Now and then it is asked to stop, and the same has to hold.
+                if random.below(5) == 0 {
+                    serve.stop();
+                } else {
+                    serve.kill();
+                }
                 serve = Serve::start(&data, &args);
             }
             over.store(true, Ordering::Relaxed);

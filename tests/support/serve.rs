@@ -66,7 +66,7 @@ impl Serve {
     }
 
     /// SIGTERM, and waits for the end.
-    pub fn stop(mut self) {
+    pub fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         let status = self.child.wait().unwrap();
