@@ -318,8 +318,8 @@ async fn follow(app: Arc<App>, live: Arc<Live>, leader: Arc<Live>, key: CacheKey
             job.recorded = true;
             see_through(app, live, job).await;
         }
-        // The lanes are closing: the next start runs it.
-        Err(_) => tracing::debug!(id = %live.key.1, "a prediction is left to the next start"),
+        Err(problem) if is_stopping(&problem) => leave(&app, &live),
+        Err(problem) => failed_before(&app, &live, row, detail(&problem)).await,
     }
 }
 
@@ -527,8 +527,26 @@ fn is_cancelled(outcome: &Outcome) -> bool {
 /// The server stops before its end. Whoever waits is told; what is on disk stays as it is.
 fn left(app: &App, live: &Arc<Live>, job: Job) {
     job.give_up(app, live);
+    leave(app, live);
+}
+
+/// Leaves one to the next start.
+pub(super) fn leave(app: &App, live: &Live) {
     app.predictions.forget(live);
     live.leave();
+}
+
+/// Whether something is refused only because the server stops.
+pub(super) fn is_stopping(problem: &Problem) -> bool {
+    problem.code() == "stopping"
+}
+
+/// Why something is refused, as its caller is told.
+pub(super) fn detail(problem: &Problem) -> String {
+    problem.body()["detail"]
+        .as_str()
+        .unwrap_or("it cannot be run")
+        .to_owned()
 }
 
 async fn until(deadline: Option<i64>) {
@@ -628,6 +646,13 @@ async fn placed(
 /// Puts a webhook's last event beside the end that it tells of, in the same transaction.
 fn announce(_c: &rusqlite::Connection, _row: &Prediction) -> rusqlite::Result<()> {
     Ok(())
+}
+
+/// Ends a prediction that was accepted and then could not be run.
+pub(super) async fn failed_before(app: &App, live: &Arc<Live>, mut row: Prediction, why: String) {
+    row.status = Status::Failed;
+    row.error = Some(why);
+    finish_now(app, live, row).await;
 }
 
 /// Ends a prediction that could not even be begun again.

@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use super::billing;
 use super::cache;
-use super::engine::{Admission, Work, finish_now, launch, see_through, stopped};
+use super::engine::{
+    Admission, Work, detail, failed_before, finish_now, is_stopping, launch, leave, see_through, stopped,
+};
 use super::live::Live;
 use super::record::Prediction;
-use super::status::Status;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::run::checked;
@@ -42,7 +43,7 @@ pub(crate) async fn load_spend(app: &App) -> Result<(), StoreError> {
 pub(crate) async fn adopt(app: &App) -> Result<Vec<Arc<Live>>, StoreError> {
     let rows = app.store.read(ledger::unfinished).await?;
     let adopted = rows.into_iter().map(|mut row| {
-        row.status = Status::Starting;
+        row.status = super::status::Status::Starting;
         row.started_at = None;
         row.logs.clear();
         let live = Live::new(row);
@@ -60,39 +61,49 @@ pub(crate) async fn resume(app: &Arc<App>, adopted: Vec<Arc<Live>>) {
         if let (Some(reason), _) = live.stopping() {
             stopped(&mut row, reason);
             finish_now(app, &live, row).await;
-        } else if let Err(why) = again(app, &live, &row).await {
-            tracing::warn!(id = %row.id, why, "a prediction cannot be run again");
-            row.status = Status::Failed;
-            row.error = Some(why);
-            finish_now(app, &live, row).await;
+            continue;
+        }
+        match again(app, &live, &row).await {
+            Ok(()) => {}
+            Err(Cannot::Now) => leave(app, &live),
+            Err(Cannot::Ever(why)) => {
+                tracing::warn!(id = %row.id, why, "a prediction cannot be run again");
+                failed_before(app, &live, row, why).await;
+            }
         }
     }
 }
 
-async fn again(app: &Arc<App>, live: &Arc<Live>, row: &Prediction) -> Result<(), String> {
+/// Why something is not run again.
+enum Cannot {
+    /// The server stops; the next start tries.
+    Now,
+    /// What its caller is told.
+    Ever(String),
+}
+
+async fn again(app: &Arc<App>, live: &Arc<Live>, row: &Prediction) -> Result<(), Cannot> {
     if row.attempt >= MAX_ATTEMPTS {
-        return Err(format!(
+        return Err(Cannot::Ever(format!(
             "the server ended {MAX_ATTEMPTS} times while it ran; it is not tried again"
-        ));
+        )));
     }
     if row.secret {
-        return Err(
+        return Err(Cannot::Ever(
             "the server restarted before it ran, and its secret inputs are kept nowhere: send it again".to_owned(),
-        );
+        ));
     }
     let snapshot = app.catalog.now();
     let version = snapshot
         .model(&row.model)
         .and_then(|model| model.resolve(Some(&row.version.to_string())))
-        .ok_or("its version is gone")?;
-    let told = |problem: Problem| {
-        problem.body()["detail"]
-            .as_str()
-            .unwrap_or("it cannot be run")
-            .to_owned()
+        .ok_or_else(|| Cannot::Ever("its version is gone".to_owned()))?;
+    let told = |problem: Problem| match is_stopping(&problem) {
+        true => Cannot::Now,
+        false => Cannot::Ever(detail(&problem)),
     };
     let ready = app.shelf.ready(version).await.map_err(told)?;
-    let mut input: Value = serde_json::from_str(&row.input).map_err(|e| e.to_string())?;
+    let mut input: Value = serde_json::from_str(&row.input).map_err(|e| Cannot::Ever(e.to_string()))?;
     let size = row.input.len();
     let files = checked(app, &row.owner, &row.origin, &ready, &mut input, size)
         .await
