@@ -1,5 +1,12 @@
 //! What the end-to-end tests share: the real binary, its caches, a server that is really running, and HTTP to it.
 #![allow(dead_code, unreachable_pub, reason = "not every test file uses everything")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on ends")]
+
+pub mod flood;
+pub mod guests;
+pub mod http;
+pub mod random;
+pub mod serve;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

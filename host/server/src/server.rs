@@ -7,13 +7,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::StartError;
 use crate::app::App;
 use crate::config::Config;
+use crate::predictions::live::Live;
 use crate::{gc, http, predictions};
 
 /// How often idle versions are looked for.
@@ -21,6 +22,9 @@ const SWEEP: Duration = Duration::from_secs(15);
 
 /// How often expired files and old deliveries are looked for, at least.
 const FORGET: Duration = Duration::from_secs(60);
+/// Connections that the system holds until they are accepted, if it lets us. Beyond them a client tries again after a second, so
+/// that the usual 128 make a crowd slow.
+const BACKLOG: u32 = 4096;
 
 /// How long connections may take to hand over their last bytes once every call has ended.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -56,7 +60,7 @@ impl Server {
         }
         app.files.reconcile().await.map_err(StartError::Store)?;
         let fail = |cause| StartError::Bind { address: bind, cause };
-        let listener = TcpListener::bind(bind).await.map_err(fail)?;
+        let listener = listen(bind).map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
         if !app.config.auth && !address.ip().is_loopback() {
             tracing::warn!(%address, "authentication is off: everybody who reaches this address is an admin");
@@ -65,8 +69,11 @@ impl Server {
         predictions::load_spend(&app)
             .await
             .map_err(|e| StartError::Store(e.to_string()))?;
+        let adopted = predictions::adopt(&app)
+            .await
+            .map_err(|e| StartError::Store(e.to_string()))?;
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(live(Arc::clone(&app), listener, stopped));
+        let task = tokio::spawn(live(Arc::clone(&app), listener, adopted, stopped));
         let (models, versions) = app.catalog.now().count();
         tracing::info!(%address, models, versions, "listening");
         Ok(Self {
@@ -111,7 +118,18 @@ impl Drop for Server {
     }
 }
 
-async fn live(app: Arc<App>, listener: TcpListener, stopped: oneshot::Receiver<()>) {
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A server that starts again is not kept out by connections of the one before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn live(app: Arc<App>, listener: TcpListener, adopted: Vec<Arc<Live>>, stopped: oneshot::Receiver<()>) {
     let connections = GracefulShutdown::new();
     let sweeping = {
         let (period, app) = (
@@ -128,14 +146,13 @@ async fn live(app: Arc<App>, listener: TcpListener, stopped: oneshot::Receiver<(
         })
     };
     let _sweeping = AbortOnDrop(sweeping);
-    let resuming = Arc::clone(&app);
-    app.predictions.tasks.spawn(async move {
-        match predictions::resume(&resuming).await {
-            Ok(0) => {}
-            Ok(resumed) => tracing::info!(resumed, "predictions that had not ended are run again"),
-            Err(why) => tracing::error!(%why, "predictions that had not ended could not be looked for"),
-        }
-    });
+    if !adopted.is_empty() {
+        tracing::info!(count = adopted.len(), "predictions that had not ended are run again");
+        let resuming = Arc::clone(&app);
+        app.predictions
+            .tasks
+            .spawn(async move { predictions::resume(&resuming, adopted).await });
+    }
     let tending = {
         let app = Arc::downgrade(&app);
         tokio::spawn(async move {

@@ -83,11 +83,6 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// The version, if it is open.
-    pub(crate) fn ready(&self) -> Option<Arc<Ready>> {
-        self.get()
-    }
-
     fn get(&self) -> Option<Arc<Ready>> {
         self.ready.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

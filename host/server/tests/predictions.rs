@@ -314,8 +314,8 @@ fn a_stream_needs_no_token_has_ids_and_goes_on_where_it_was_left() {
     let again = events(&host, &path, &[]);
     assert_eq!(
         again.iter().filter(|(name, ..)| name == "output").count(),
-        1,
-        "kept as a whole once the version is closed"
+        3,
+        "a restart changes nothing"
     );
     let wrong = path.replace("signature=", "signature=00");
     assert_eq!(host.send_as("", "GET", &wrong, &[], b"").status, 404);
@@ -328,6 +328,20 @@ fn a_stream_needs_no_token_has_ids_and_goes_on_where_it_was_left() {
         host.send_as("", "GET", &path, &[("last-event-id", "x")], b"").status,
         400
     );
+}
+
+#[test]
+fn an_iterators_output_is_one_event_an_item_however_it_came() {
+    let host = Host::start();
+    let version = publish(&host, "lists", true);
+    // Runs, is taken from the cache, and is read after its end: always the same events.
+    for round in 0..2 {
+        let made = wait(&host, &json!({"version": version, "input": {"do": "many"}})).json();
+        let told = events(&host, &stream_path(&made), &[]);
+        let outputs: Vec<_> = told.iter().filter(|(name, ..)| name == "output").collect();
+        let data: Vec<_> = outputs.iter().map(|(_, _, data)| data.as_str()).collect();
+        assert_eq!(data, ["1", "2", "3"], "round {round}");
+    }
 }
 
 #[test]
@@ -617,6 +631,28 @@ fn a_spend_limit_stops_before_it_is_passed() {
 }
 
 #[test]
+fn whoever_shares_a_run_that_fails_and_may_spend_no_more_ends_too() {
+    let host = Host::with(|config| config.price_per_ms = 1_000_000);
+    let version = publish(&host, "sure", true);
+    let make = || {
+        let body = json!({"version": version, "input": {"do": "loop"}});
+        host.post("/v1/predictions", &body).json()
+    };
+    let (first, second) = (make(), make());
+    let shown = host.get(&format!("/v1/predictions/{}", id(&second))).json();
+    assert_eq!(shown["cache"], "shared", "{shown}");
+    let limit = json!({"day": 0}).to_string();
+    assert_eq!(
+        host.send("PUT", "/v1/spend-limits/admin", &[], limit.as_bytes()).status,
+        200
+    );
+    host.post(&format!("/v1/predictions/{}/cancel", id(&first)), &json!({}));
+    let ended = end(&host, &id(&second));
+    assert_eq!(ended["status"], "failed", "{ended}");
+    assert!(ended["error"].as_str().unwrap().contains("spend limit"), "{ended}");
+}
+
+#[test]
 fn what_a_stop_leaves_is_run_by_the_next_start() {
     let host = Host::with(|config| {
         config.lanes = 1;
@@ -666,4 +702,105 @@ fn an_overloaded_server_refuses_at_once_and_says_when_to_return() {
         host.post(&format!("/v1/predictions/{id}/cancel"), &json!({}));
     }
     assert_eq!(make().status, 201, "there is room again");
+}
+
+#[test]
+fn a_caller_who_goes_away_while_its_prediction_is_made_leaves_nothing_that_never_ends() {
+    let host = Host::start();
+    let version = host.actor();
+    let authorization = format!("Bearer {}", host.token);
+    for n in 0..60 {
+        let body = json!({"version": version, "input": {"do": "echo", "text": format!("{n}")}}).to_string();
+        let (length, key) = (body.len().to_string(), format!("k{n}"));
+        let mut headers = vec![("authorization", authorization.as_str()), ("content-length", &length)];
+        // Some could be asked for again by their name, some are waited for, and of some nobody ever hears.
+        match n % 3 {
+            0 => headers.push(("idempotency-key", &key)),
+            1 => headers.push(("prefer", "wait")),
+            _ => {}
+        }
+        let mut stream = connect(host.address);
+        stream.write_all(&head("POST", "/v1/predictions", &headers)).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_micros(60 * n));
+    }
+    let open = || host.get("/v1/predictions?status=starting").json()["results"].clone();
+    // The last of them may still be on its way in: nothing is open for a while, then.
+    let mut quiet = 0;
+    for _ in 0..3000 {
+        quiet = if open() == json!([]) { quiet + 1 } else { 0 };
+        if quiet == 30 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(quiet, 30, "these never end: {}", open());
+    for n in (0..60).step_by(3) {
+        let body = json!({"version": version, "input": {"do": "echo", "text": format!("{n}")}}).to_string();
+        let key = format!("k{n}");
+        let headers = [("idempotency-key", key.as_str()), ("prefer", "wait=5")];
+        let reply = host.send("POST", "/v1/predictions", &headers, body.as_bytes());
+        assert_eq!(reply.json()["status"], "succeeded", "{reply:?}");
+    }
+}
+
+#[test]
+fn whoever_shares_the_run_of_one_that_is_refused_runs_or_is_refused_too() {
+    let host = Host::with(|config| (config.lanes, config.queue_limit) = (1, 2));
+    let version = publish(&host, "sure", true);
+    // Something that holds the lane and the queue now and then.
+    std::thread::scope(|scope| {
+        for caller in 0..8 {
+            let (host, version) = (&host, &version);
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let input = json!({"do": "echo", "text": format!("{}", round / 2)});
+                    let input = if caller < 2 {
+                        json!({"do": "trap", "n": round % 10})
+                    } else {
+                        input
+                    };
+                    let headers = [("prefer", "wait=10")];
+                    let body = json!({"version": version, "input": input}).to_string();
+                    let reply = host.send("POST", "/v1/predictions", &headers, body.as_bytes());
+                    assert!(matches!(reply.status, 201 | 429 | 503), "{reply:?}");
+                    if reply.status == 201 {
+                        assert!(
+                            matches!(reply.json()["status"].as_str(), Some("succeeded" | "failed")),
+                            "{reply:?}"
+                        );
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_key_that_stands_for_another_id_is_refused_and_never_an_error_of_the_server() {
+    let host = Host::start();
+    let version = host.actor();
+    let body = json!({"version": version, "input": {"do": "echo"}}).to_string();
+    let statuses = std::thread::scope(|scope| {
+        let calls = (0..8).map(|n| {
+            let (host, body) = (&host, &body);
+            let path = format!("/v1/predictions/mine-{n}");
+            scope.spawn(move || {
+                host.send("PUT", &path, &[("idempotency-key", "one")], body.as_bytes())
+                    .status
+            })
+        });
+        let calls: Vec<_> = calls.collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(
+        statuses.iter().filter(|status| **status == 201).count(),
+        1,
+        "{statuses:?}"
+    );
+    assert_eq!(
+        statuses.iter().filter(|status| **status == 422).count(),
+        7,
+        "{statuses:?}"
+    );
 }

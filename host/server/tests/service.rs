@@ -563,3 +563,17 @@ fn kill_9_at_any_point_of_a_publish_leaves_the_old_state_whole() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn a_crowd_stands_in_line_until_there_is_room() {
+    let host = Host::with(|config| config.connections = 1);
+    let system = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let crowd = 1000.min(system.trim().parse::<usize>().unwrap() - 10);
+    // The system answers them, whatever the server does; a line that is too short is noticed after a second.
+    let patience = Duration::from_millis(900);
+    let line: Vec<_> = (0..crowd)
+        .map(|n| TcpStream::connect_timeout(&host.address, patience).unwrap_or_else(|e| panic!("the {n}th: {e}")))
+        .collect();
+    drop(line);
+    assert_eq!(host.get("/healthz").status, 200);
+}

@@ -77,6 +77,9 @@ pub(crate) struct Settings {
     /// Calls that may wait.
     #[arg(long, default_value_t = Config::default().queue_limit, value_name = "N")]
     queue: usize,
+    /// Connections at once, streams included; more wait to be accepted.
+    #[arg(long, default_value_t = Config::default().connections, value_name = "N")]
+    connections: usize,
     /// The largest request body, in MiB.
     #[arg(long, default_value_t = Config::default().max_body_bytes >> 20, value_name = "MIB")]
     max_body_mb: u64,
@@ -109,6 +112,7 @@ impl Settings {
             cache_bytes: self.cache_mb.saturating_mul(1 << 20),
             device: self.on.device,
             queue_limit: self.queue,
+            connections: self.connections,
             max_body_bytes: self.max_body_mb.saturating_mul(1 << 20),
             weight_budget: self.weight_budget_mb.saturating_mul(1 << 20),
             ..Config::default()

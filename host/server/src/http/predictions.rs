@@ -18,12 +18,13 @@ use crate::app::App;
 use crate::auth::{self, Principal, Scope};
 use crate::catalog::{Snapshot, Version};
 use crate::names::VersionId;
-use crate::predictions::engine::{self, Ask};
+use crate::predictions::engine::Ask;
 use crate::predictions::live::{Live, Reason};
 use crate::predictions::record::{Prediction, Source};
 use crate::predictions::request::{self, VersionName, Wishes};
 use crate::predictions::status::Status;
 use crate::predictions::view::{self, Waits};
+use crate::predictions::{self, engine};
 use crate::problem::Problem;
 use crate::store::ledger::{self, Filter, IdempotencyKey};
 use crate::store::now_ms;
@@ -150,16 +151,15 @@ async fn make(
     let owner = Arc::clone(principal.owner());
     let fingerprint = request::fingerprint(version.id, &body.input, body.webhook.as_ref());
 
-    // One at a time under a name of the caller's choice, from the look to the row.
-    let name = match (&id, &wishes.key) {
-        (Some(id), _) => Some(format!("id {id}")),
-        (None, Some(key)) => Some(format!("key {key}")),
-        (None, None) => None,
-    };
-    let _alone = match &name {
-        Some(name) => Some(app.predictions.alone(&owner, name).await),
-        None => None,
-    };
+    // One at a time under a name of the caller's choice, from the look to the row. Ids before keys, so that nobody waits in a ring.
+    let names = [
+        id.as_ref().map(|id| format!("id {id}")),
+        wishes.key.as_ref().map(|key| format!("key {key}")),
+    ];
+    let mut alone = Vec::new();
+    for name in names.iter().flatten() {
+        alone.push(predictions::alone(app, &owner, name).await);
+    }
     if let Some(found) = existing(app, &owner, id.as_deref(), wishes.key.as_deref(), &fingerprint).await? {
         return Ok(match found {
             Found::Live(live) => answer(app, &live, &wishes, true).await,
@@ -171,7 +171,7 @@ async fn make(
     if let Some(hook) = &body.webhook {
         app.deliveries.check_url(&hook.url)?;
     }
-    let (named, told) = (id.is_some() || wishes.key.is_some(), body.webhook.is_some());
+    let named = id.is_some() || wishes.key.is_some();
     let ask = Ask {
         version,
         deployment,
@@ -185,31 +185,13 @@ async fn make(
         origin: origin(&app.config, &parts.headers),
         secret: secret.map(str::to_owned),
         waits: wishes.wait.is_some() && !named,
+        alone,
         principal,
     };
-    let live = engine::create(app, ask).await?;
-    // Whoever waits and goes away wants it no more, unless there is another way to learn of it.
-    let guard = (wishes.wait.is_some() && !named && !told).then(|| Abandon(Arc::clone(&live)));
-    let response = answer(app, &live, &wishes, false).await;
-    if let Some(guard) = guard {
-        guard.disarm();
-    }
+    let accepted = engine::create(app, ask).await?;
+    let response = answer(app, &accepted.live, &wishes, false).await;
+    accepted.told();
     Ok(response)
-}
-
-/// Cancels a prediction whose caller went away.
-struct Abandon(Arc<Live>);
-
-impl Abandon {
-    fn disarm(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Abandon {
-    fn drop(&mut self) {
-        self.0.stop(Reason::Caller);
-    }
 }
 
 enum Found {
@@ -228,14 +210,14 @@ async fn existing(
     if let Some(key) = key {
         let (of, key) = (Arc::clone(owner), key.to_owned());
         let found = app.store.read(move |c| ledger::find_key(c, &of, &key)).await;
-        if let Some((known, id)) = found.map_err(Problem::internal)? {
-            if known != *fingerprint {
+        if let Some((known, id_of_key)) = found.map_err(Problem::internal)? {
+            if known != *fingerprint || id.is_some_and(|wanted| wanted != id_of_key) {
                 return Err(Problem::unprocessable(
                     "idempotency-key-reused",
                     "this `Idempotency-Key` was used for another request: use a new one for each request",
                 ));
             }
-            return find(app, owner, &id).await;
+            return find(app, owner, &id_of_key).await;
         }
     }
     match id {

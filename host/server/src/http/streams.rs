@@ -75,7 +75,7 @@ pub(crate) async fn stream(
         None => {
             let row = app.store.read(move |c| ledger::find(c, &owner, &id)).await;
             let row = row.map_err(Problem::internal)?.ok_or_else(missing)?;
-            ended(&app, row)
+            ended(&app, row).await
         }
     };
     let mut response = Response::new(Body::from_stream(events(app, live, position)));
@@ -87,17 +87,19 @@ pub(crate) async fn stream(
 }
 
 /// One that only the ledger knows, to be read like one in memory.
-fn ended(app: &App, row: Prediction) -> Arc<Live> {
+async fn ended(app: &App, row: Prediction) -> Arc<Live> {
     let snapshot = app.catalog.now();
-    // An output that grew is a list; only then are its items events of their own.
-    let grew = snapshot
+    let version = snapshot
         .model(&row.model)
-        .and_then(|model| model.resolve(Some(&row.version.to_string())))
-        .and_then(|version| version.slot.ready())
-        .is_some_and(|ready| ready.iterator);
+        .and_then(|model| model.resolve(Some(&row.version.to_string())));
+    // An iterator's items are events of their own, now as when they came: a reader may have seen some of them.
+    let grew = match version {
+        Some(version) => app.shelf.ready(version).await.is_ok_and(|ready| ready.iterator),
+        None => false,
+    };
     let items = match row.output.as_deref().map(serde_json::from_str) {
-        Some(Ok(Value::Array(list))) if grew => list.iter().map(|item| item.to_string().into()).collect(),
-        _ => row.output.iter().cloned().collect(),
+        Some(Ok(Value::Array(list))) if grew => Some(list.iter().map(|item| item.to_string().into()).collect()),
+        _ => row.output.as_ref().map(|output| vec![Arc::clone(output)]),
     };
     let live = Live::new(row);
     live.set_items(items);
@@ -157,7 +159,9 @@ fn text(mut at: Position, news: &News) -> String {
     let mut text = String::new();
     if !news.logs.is_empty() {
         at.logs += news.logs.len();
-        event_with_id(&mut text, "logs", &at.to_string(), news.logs.trim_end_matches('\n'));
+        // Every line ends with a line end, empty ones too.
+        let lines = news.logs.strip_suffix('\n').unwrap_or(&news.logs);
+        event_with_id(&mut text, "logs", &at.to_string(), lines);
     }
     for item in &news.items {
         at.items += 1;
@@ -190,13 +194,13 @@ mod tests {
     fn text_is_streamed_as_it_is_and_every_event_has_an_id() {
         let news = News {
             items: vec!["\"Once\\nupon\"".into(), "{\"a\":1}".into()],
-            logs: "one\ntwo\n".to_owned(),
+            logs: "one\n\n\n".to_owned(),
             end: Some((Status::Succeeded, None)),
         };
-        let expected = "event: logs\nid: 2:11\ndata: one\ndata: two\n\n\
-            event: output\nid: 3:11\ndata: Once\ndata: upon\n\n\
-            event: output\nid: 4:11\ndata: {\"a\":1}\n\n\
-            event: done\nid: 4:11\ndata: {}\n\n";
+        let expected = "event: logs\nid: 2:9\ndata: one\ndata: \ndata: \n\n\
+            event: output\nid: 3:9\ndata: Once\ndata: upon\n\n\
+            event: output\nid: 4:9\ndata: {\"a\":1}\n\n\
+            event: done\nid: 4:9\ndata: {}\n\n";
         assert_eq!(text(Position { items: 2, logs: 3 }, &news), expected);
     }
 

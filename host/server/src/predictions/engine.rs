@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::Alone;
 use super::billing::{self, Reserved};
 use super::cache::{self, CacheKey, Kept};
 use super::live::{Live, Reason};
@@ -26,7 +27,7 @@ use crate::problem::Problem;
 use crate::run::{checked, refused};
 use crate::shelf::Ready;
 use crate::store::ledger::{self, IdempotencyKey};
-use crate::store::{StoreError, now_ms};
+use crate::store::{Store, StoreError, now_ms};
 use crate::webhooks::records::{NewDelivery, enqueue};
 
 /// How long the row of a call whose caller waits for the end may stay unwritten: most such calls are over by then and are
@@ -59,10 +60,34 @@ pub(crate) struct Ask {
     pub(crate) secret: Option<String>,
     /// Whether the caller waits for the end, so that the row may be written with it.
     pub(crate) waits: bool,
+    /// Held until the row is on disk.
+    pub(crate) alone: Vec<Alone>,
+}
+
+/// A prediction that was accepted for a caller who is still there.
+pub(crate) struct Accepted {
+    pub(crate) live: Arc<Live>,
+    /// Whether it is stopped when the caller goes away.
+    theirs: bool,
+}
+
+impl Accepted {
+    /// The caller has its reply.
+    pub(crate) fn told(mut self) {
+        self.theirs = false;
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        if self.theirs {
+            self.live.stop(Reason::Caller);
+        }
+    }
 }
 
 /// Accepts a prediction: from the return on it is on disk, or its caller waits for it.
-pub(crate) async fn create(app: &Arc<App>, ask: Ask) -> Result<Arc<Live>, Problem> {
+pub(crate) async fn create(app: &Arc<App>, ask: Ask) -> Result<Accepted, Problem> {
     if app.stopping.load(Ordering::Relaxed) {
         return Err(Problem::stopping());
     }
@@ -123,7 +148,17 @@ pub(crate) async fn create(app: &Arc<App>, ask: Ask) -> Result<Arc<Live>, Proble
         key,
         name: ask.key,
     };
-    accept(app, row, work, ask.waits).await
+    // Whoever waits and goes away wants it no more, unless there is another way to learn of it.
+    let theirs = ask.waits && row.webhook.is_none() && work.name.is_none();
+    let (accepting, alone) = (Arc::clone(app), ask.alone);
+    let (send, accepted) = oneshot::channel();
+    // The caller may go away at any moment; what has begun is brought to its end all the same.
+    app.predictions.tasks.spawn(async move {
+        let live = accept(&accepting, row, work, theirs).await;
+        drop(alone);
+        let _ = send.send(live.map(|live| Accepted { live, theirs }));
+    });
+    accepted.await.map_err(|_| Problem::stopping())?
 }
 
 /// What a prediction needs to run.
@@ -138,12 +173,11 @@ pub(super) struct Work {
     pub(super) name: Option<IdempotencyKey>,
 }
 
-async fn accept(app: &Arc<App>, row: Prediction, work: Work, waits: bool) -> Result<Arc<Live>, Problem> {
+/// `hold`: nobody can learn of it but its caller, who waits; the row may be written with the end.
+async fn accept(app: &Arc<App>, row: Prediction, work: Work, hold: bool) -> Result<Arc<Live>, Problem> {
     if let Some(kept) = work.key.as_ref().and_then(|key| app.predictions.cache.get(key)) {
         return answer_from_cache(app, row, work, &kept).await;
     }
-    // What others can only learn of by its id must be on disk before the id is told.
-    let hold = waits && row.webhook.is_none() && work.name.is_none();
     let live = Live::new(row);
     if let Some(key) = work.key
         && let Some(leader) = app.predictions.cache.lead(key, &live)
@@ -163,12 +197,15 @@ async fn accept(app: &Arc<App>, row: Prediction, work: Work, waits: bool) -> Res
         Ok(job) => job,
         Err(problem) => {
             app.predictions.forget(&live);
+            // Others may wait for its output already.
+            live.leave();
             return Err(problem);
         }
     };
     if !hold && let Err(problem) = record(app, &live, name).await {
         live.stop(Reason::Caller);
         job.give_up(app, &live);
+        live.leave();
         return Err(problem);
     }
     app.predictions
@@ -207,7 +244,9 @@ async fn answer_from_cache(
     kept: &Arc<Kept>,
 ) -> Result<Arc<Live>, Problem> {
     row.cache = Cached::Hit;
-    let items = take_over(app, &mut row, kept).await.map_err(Problem::internal)?;
+    let items = take_over(app, &mut row, kept, work.ready.iterator)
+        .await
+        .map_err(Problem::internal)?;
     let (name, ended, told) = (work.name, row.clone(), announcement(app, &row));
     let live = Live::new(row);
     app.store
@@ -225,10 +264,15 @@ async fn answer_from_cache(
     Ok(live)
 }
 
-/// Makes a kept output a row's. Returns the items that were streamed.
-async fn take_over(app: &App, row: &mut Prediction, kept: &Kept) -> Result<Vec<Arc<str>>, String> {
+/// Makes a kept output a row's. Returns its items if it is an iterator's.
+async fn take_over(
+    app: &App,
+    row: &mut Prediction,
+    kept: &Kept,
+    iterator: bool,
+) -> Result<Option<Vec<Arc<str>>>, String> {
     let now = now_ms();
-    let (json, items) = placed(app, row, &kept.json, &kept.files, &kept.items).await?;
+    let (json, items) = placed(app, row, &kept.json, &kept.files, iterator).await?;
     row.status = Status::Succeeded;
     row.output = Some(json.into());
     row.logs.clone_from(&kept.logs);
@@ -243,6 +287,7 @@ async fn follow(app: Arc<App>, live: Arc<Live>, leader: Arc<Live>, key: CacheKey
     let mut halt = app.halt.subscribe();
     let deadline = until(live.row().deadline);
     let mut changes = live.watch();
+    changes.mark_changed();
     tokio::pin!(deadline);
     let reason = loop {
         tokio::select! {
@@ -265,7 +310,7 @@ async fn follow(app: Arc<App>, live: Arc<Live>, leader: Arc<Live>, key: CacheKey
         return finish(&app, &live, row, true, None).await;
     }
     if let Some(kept) = app.predictions.cache.get(&key)
-        && let Ok(items) = take_over(&app, &mut row, &kept).await
+        && let Ok(items) = take_over(&app, &mut row, &kept, work.ready.iterator).await
     {
         live.set_items(items);
         app.metrics.served(&work.ready.metrics, 0, 0, 0);
@@ -276,8 +321,8 @@ async fn follow(app: Arc<App>, live: Arc<Live>, leader: Arc<Live>, key: CacheKey
             job.recorded = true;
             see_through(app, live, job).await;
         }
-        // The lanes are closing: the next start runs it.
-        Err(_) => tracing::debug!(id = %live.key.1, "a prediction is left to the next start"),
+        Err(problem) if is_stopping(&problem) => leave(&app, &live),
+        Err(problem) => failed_before(&app, &live, row, problem.detail().to_owned()).await,
     }
 }
 
@@ -288,6 +333,8 @@ pub(super) enum Admission {
     Asked,
     /// It was accepted before.
     Promised,
+    /// It was accepted by a process before this one, which may have ended because of it.
+    Again,
 }
 
 /// A prediction on its way through a lane.
@@ -349,8 +396,14 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
     };
     let (done, outcome) = oneshot::channel();
     let (on_lane, begins) = (Arc::clone(&ready), Arc::clone(live));
+    let store = (admission == Admission::Again).then(|| Arc::clone(&app.store));
     let run: LaneJob = Box::new(move |waited: Duration| {
         if !begins.begin() {
+            return;
+        }
+        if let Some(store) = store
+            && !begin_again(&store, &begins)
+        {
             return;
         }
         let outcome = on_lane.guest.call(call);
@@ -359,7 +412,7 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
     });
     let taken = match admission {
         Admission::Asked => app.lanes.submit(ticket, run),
-        Admission::Promised => app.lanes.resubmit(ticket, run),
+        Admission::Promised | Admission::Again => app.lanes.resubmit(ticket, run),
     };
     if let Err(refusal) = taken {
         billing::settle(&app.predictions.spend, reserved.as_ref(), 0);
@@ -372,8 +425,25 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
         reserved,
         key,
         name,
-        recorded: admission == Admission::Promised,
+        recorded: admission != Admission::Asked,
     })
+}
+
+/// Counts a further attempt before it begins, so that what ends the server is given up some time.
+fn begin_again(store: &Store, live: &Live) -> bool {
+    let (owner, id) = live.key.clone();
+    let attempt = live.row().attempt.saturating_add(1);
+    match store.write_blocking(move |c| ledger::begin_again(c, &owner, &id, attempt)) {
+        Ok(true) => {
+            live.set_attempt(attempt);
+            true
+        }
+        Ok(false) => false,
+        Err(e) => {
+            tracing::error!(id = %live.key.1, "a prediction cannot be begun again: {e}");
+            false
+        }
+    }
 }
 
 /// Sees a prediction through to its end.
@@ -382,6 +452,8 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
     let deadline = until(begun.deadline);
     let hold = tokio::time::sleep(HOLD);
     let mut changes = live.watch();
+    // It may have been stopped before anybody watched.
+    changes.mark_changed();
     tokio::pin!(deadline, hold);
     // Whoever created it may have written it already.
     let mut recorded = job.recorded || live.is_recorded();
@@ -461,8 +533,18 @@ fn is_cancelled(outcome: &Outcome) -> bool {
 /// The server stops before its end. Whoever waits is told; what is on disk stays as it is.
 fn left(app: &App, live: &Arc<Live>, job: Job) {
     job.give_up(app, live);
+    leave(app, live);
+}
+
+/// Leaves one to the next start.
+pub(super) fn leave(app: &App, live: &Live) {
     app.predictions.forget(live);
     live.leave();
+}
+
+/// Whether something is refused only because the server stops.
+pub(super) fn is_stopping(problem: &Problem) -> bool {
+    problem.code() == "stopping"
 }
 
 async fn until(deadline: Option<i64>) {
@@ -492,7 +574,7 @@ fn measured(app: &App, row: &mut Prediction, outcome: &Outcome, waited: Duration
 }
 
 /// Stopped by its caller or its deadline.
-fn stopped(row: &mut Prediction, reason: Reason) {
+pub(super) fn stopped(row: &mut Prediction, reason: Reason) {
     row.status = Status::Canceled;
     row.error = reason.error().map(str::to_owned);
     row.completed_at = Some(now_ms());
@@ -512,11 +594,11 @@ fn failed(row: &mut Prediction, failure: Failure, limited: Option<Duration>) {
 
 async fn succeeded(app: &App, live: &Live, row: &mut Prediction, output: Output, job: &Job) {
     let items = live.items();
-    match placed(app, row, &output.json, &output.files, &items).await {
+    match placed(app, row, &output.json, &output.files, job.ready.iterator).await {
         Ok((json, placed)) => {
             row.status = Status::Succeeded;
             row.output = Some(json.into());
-            live.set_items(if job.ready.iterator { placed } else { Vec::new() });
+            live.set_items(placed);
         }
         Err(why) => {
             tracing::error!(id = %row.id, why, "an output could not be kept");
@@ -539,16 +621,16 @@ async fn succeeded(app: &App, live: &Live, row: &mut Prediction, output: Output,
     }
 }
 
-/// An output with its files where callers find them: its JSON, and the items of one that grows.
+/// An output with its files where callers find them: its JSON, and the items of an iterator's.
 async fn placed(
     app: &App,
     row: &Prediction,
     json: &str,
     files: &[OutputFile],
-    items: &[Arc<str>],
-) -> Result<(String, Vec<Arc<str>>), String> {
-    if files.is_empty() && items.is_empty() {
-        return Ok((json.to_owned(), Vec::new()));
+    iterator: bool,
+) -> Result<(String, Option<Vec<Arc<str>>>), String> {
+    if files.is_empty() && !iterator {
+        return Ok((json.to_owned(), None));
     }
     let mut value: Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
     if !files.is_empty() {
@@ -558,8 +640,8 @@ async fn placed(
             .map_err(|problem| problem.detail().to_owned())?;
     }
     let items = match &value {
-        Value::Array(list) => list.iter().map(|item| item.to_string().into()).collect(),
-        _ => Vec::new(),
+        Value::Array(list) if iterator => Some(list.iter().map(|item| item.to_string().into()).collect()),
+        _ => None,
     };
     Ok((value.to_string(), items))
 }
@@ -579,6 +661,13 @@ fn announcement(app: &App, row: &Prediction) -> Option<NewDelivery> {
 /// Puts a webhook's last event beside the end that it tells of, in the same transaction.
 fn announce(c: &rusqlite::Connection, told: Option<&NewDelivery>) -> rusqlite::Result<()> {
     told.map_or(Ok(()), |told| enqueue(c, told))
+}
+
+/// Ends a prediction that was accepted and then could not be run.
+pub(super) async fn failed_before(app: &App, live: &Arc<Live>, mut row: Prediction, why: String) {
+    row.status = Status::Failed;
+    row.error = Some(why);
+    finish_now(app, live, row).await;
 }
 
 /// Ends a prediction that could not even be begun again.

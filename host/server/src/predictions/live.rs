@@ -83,6 +83,8 @@ struct State {
     row: Prediction,
     /// Items of an output that grows, as they came.
     items: Vec<Arc<str>>,
+    /// Whether the items are the output's own, however few: then it is no item itself.
+    listed: bool,
     /// Whether a lane has it.
     begun: bool,
     /// Whether its row is on disk.
@@ -105,6 +107,7 @@ impl Live {
                 left: false,
                 row,
                 items: Vec::new(),
+                listed: false,
                 stop: None,
             }),
         })
@@ -131,6 +134,11 @@ impl Live {
         drop(state);
         self.tell();
         true
+    }
+
+    /// It is begun again, which is on disk.
+    pub(crate) fn set_attempt(&self, attempt: u32) {
+        self.lock().row.attempt = attempt;
     }
 
     /// The guest said something.
@@ -226,6 +234,7 @@ impl Live {
         state.row = row;
         // An output that did not grow is its own only item.
         if state.items.is_empty()
+            && !state.listed
             && let Some(output) = &state.row.output
         {
             state.items = vec![Arc::clone(output)];
@@ -234,9 +243,11 @@ impl Live {
         self.tell();
     }
 
-    /// Sets the items of an output that grew and has ended, files' URLs included.
-    pub(crate) fn set_items(&self, items: Vec<Arc<str>>) {
-        self.lock().items = items;
+    /// Sets the items of an output that has ended, files' URLs included; nothing if it is no list of items but one.
+    pub(crate) fn set_items(&self, items: Option<Vec<Arc<str>>>) {
+        let mut state = self.lock();
+        state.listed = items.is_some();
+        state.items = items.unwrap_or_default();
     }
 
     /// The items so far.

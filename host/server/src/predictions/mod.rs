@@ -22,9 +22,11 @@ use std::time::{Duration, Instant};
 
 use tokio_util::task::TaskTracker;
 
+use crate::app::App;
+
 use cache::Cache;
 use live::Live;
-pub(crate) use recover::{load_spend, resume};
+pub(crate) use recover::{adopt, load_spend, resume};
 pub(crate) use retention::{flush, sweep};
 
 /// How long a prediction that ended stays in memory for those who still ask for it.
@@ -132,30 +134,32 @@ impl Predictions {
             state.live.remove(&key);
         }
     }
+}
 
-    /// Only one request at a time creates under a name of the caller's choice.
-    pub(crate) async fn alone(&self, owner: &Arc<str>, name: &str) -> Alone<'_> {
-        let key: Key = (Arc::clone(owner), name.into());
-        let lock = Arc::clone(self.lock().locks.entry(key.clone()).or_default());
-        let guard = lock.lock_owned().await;
-        Alone {
-            predictions: self,
-            key,
-            guard: Some(guard),
-        }
-    }
+/// Only one request at a time creates under a name of the caller's choice.
+pub(crate) async fn alone(app: &Arc<App>, owner: &Arc<str>, name: &str) -> Alone {
+    let key: Key = (Arc::clone(owner), name.into());
+    let lock = Arc::clone(app.predictions.lock().locks.entry(key.clone()).or_default());
+    // Whoever goes away while it waits leaves nothing behind either.
+    let mut alone = Alone {
+        app: Arc::clone(app),
+        key,
+        guard: None,
+    };
+    alone.guard = Some(lock.lock_owned().await);
+    alone
 }
 
 /// The right to create under a name; given back when dropped.
-pub(crate) struct Alone<'a> {
-    predictions: &'a Predictions,
+pub(crate) struct Alone {
+    app: Arc<App>,
     key: Key,
     guard: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
-impl Drop for Alone<'_> {
+impl Drop for Alone {
     fn drop(&mut self) {
-        let mut state = self.predictions.lock();
+        let mut state = self.app.predictions.lock();
         self.guard = None;
         if state
             .locks

@@ -6,16 +6,16 @@ use serde_json::Value;
 
 use super::billing;
 use super::cache;
-use super::engine::{Admission, Work, finish_now, launch, see_through};
+use super::engine::{Admission, Work, failed_before, finish_now, is_stopping, launch, leave, see_through, stopped};
 use super::live::Live;
 use super::record::Prediction;
-use super::status::Status;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::run::checked;
 use crate::store::{StoreError, ledger, now_ms};
 
-/// How often a prediction is begun before it is given up: something in it may be what ends the server.
+/// How often a prediction is begun before it is given up: something in it may be what ends the server. What only waited while the
+/// server ended was not begun.
 const MAX_ATTEMPTS: u32 = 3;
 
 /// Reads what owners have spent and may spend. Once, before anything runs.
@@ -36,52 +36,72 @@ pub(crate) async fn load_spend(app: &App) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Runs again what a crash or a stop has left. The folder belongs to this process alone, so every row that has not ended is
-/// nobody's.
-pub(crate) async fn resume(app: &Arc<App>) -> Result<usize, StoreError> {
+/// Takes in what a crash or a stop has left. Before the first request: the folder belongs to this process alone, so every row that
+/// has not ended is nobody's yet, and whoever asks for one finds it, can stream it and can stop it.
+pub(crate) async fn adopt(app: &App) -> Result<Vec<Arc<Live>>, StoreError> {
     let rows = app.store.read(ledger::unfinished).await?;
-    let count = rows.len();
-    for mut row in rows {
-        row.attempt += 1;
-        row.status = Status::Starting;
+    let adopted = rows.into_iter().map(|mut row| {
+        row.status = super::status::Status::Starting;
         row.started_at = None;
         row.logs.clear();
-        let taken = row.clone();
-        if !app.store.write(move |c| ledger::take_over(c, &taken)).await? {
-            continue;
-        }
-        let live = Live::new(row.clone());
+        let live = Live::new(row);
         live.set_recorded();
         app.predictions.put(&live);
-        if let Err(why) = again(app, &live, &row).await {
-            tracing::warn!(id = %row.id, why, "a prediction cannot be run again");
-            row.status = Status::Failed;
-            row.error = Some(why);
-            finish_now(app, &live, row).await;
-        }
-    }
-    Ok(count)
+        live
+    });
+    Ok(adopted.collect())
 }
 
-async fn again(app: &Arc<App>, live: &Arc<Live>, row: &Prediction) -> Result<(), String> {
-    if row.attempt > MAX_ATTEMPTS {
-        return Err(format!(
+/// Runs again what was taken in.
+pub(crate) async fn resume(app: &Arc<App>, adopted: Vec<Arc<Live>>) {
+    for live in adopted {
+        let mut row = live.row();
+        if let (Some(reason), _) = live.stopping() {
+            stopped(&mut row, reason);
+            finish_now(app, &live, row).await;
+            continue;
+        }
+        match again(app, &live, &row).await {
+            Ok(()) => {}
+            Err(Cannot::Now) => leave(app, &live),
+            Err(Cannot::Ever(why)) => {
+                tracing::warn!(id = %row.id, why, "a prediction cannot be run again");
+                failed_before(app, &live, row, why).await;
+            }
+        }
+    }
+}
+
+/// Why something is not run again.
+enum Cannot {
+    /// The server stops; the next start tries.
+    Now,
+    /// What its caller is told.
+    Ever(String),
+}
+
+async fn again(app: &Arc<App>, live: &Arc<Live>, row: &Prediction) -> Result<(), Cannot> {
+    if row.attempt >= MAX_ATTEMPTS {
+        return Err(Cannot::Ever(format!(
             "the server ended {MAX_ATTEMPTS} times while it ran; it is not tried again"
-        ));
+        )));
     }
     if row.secret {
-        return Err(
+        return Err(Cannot::Ever(
             "the server restarted before it ran, and its secret inputs are kept nowhere: send it again".to_owned(),
-        );
+        ));
     }
     let snapshot = app.catalog.now();
     let version = snapshot
         .model(&row.model)
         .and_then(|model| model.resolve(Some(&row.version.to_string())))
-        .ok_or("its version is gone")?;
-    let told = |problem: Problem| problem.detail().to_owned();
+        .ok_or_else(|| Cannot::Ever("its version is gone".to_owned()))?;
+    let told = |problem: Problem| match is_stopping(&problem) {
+        true => Cannot::Now,
+        false => Cannot::Ever(problem.detail().to_owned()),
+    };
     let ready = app.shelf.ready(version).await.map_err(told)?;
-    let mut input: Value = serde_json::from_str(&row.input).map_err(|e| e.to_string())?;
+    let mut input: Value = serde_json::from_str(&row.input).map_err(|e| Cannot::Ever(e.to_string()))?;
     let size = row.input.len();
     let files = checked(app, &row.owner, &row.origin, &ready, &mut input, size)
         .await
@@ -96,7 +116,7 @@ async fn again(app: &Arc<App>, live: &Arc<Live>, row: &Prediction) -> Result<(),
         key,
         name: None,
     };
-    let job = launch(app, live, work, Admission::Promised).map_err(told)?;
+    let job = launch(app, live, work, Admission::Again).map_err(told)?;
     app.predictions
         .tasks
         .spawn(see_through(Arc::clone(app), Arc::clone(live), job));

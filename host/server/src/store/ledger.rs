@@ -167,13 +167,10 @@ pub(crate) fn unfinished(c: &Connection) -> rusqlite::Result<Vec<Prediction>> {
     c.prepare(&sql)?.query_map([], read)?.collect()
 }
 
-/// Begins a further attempt of one that a crash left.
-pub(crate) fn take_over(c: &Connection, row: &Prediction) -> rusqlite::Result<bool> {
-    let sql = "UPDATE predictions SET status = 0, started_at = NULL, attempt = ?3
-        WHERE owner = ?1 AND id = ?2 AND attempt = ?3 - 1 AND status < 2";
-    Ok(c.prepare_cached(sql)?
-        .execute(params![row.owner, row.id, row.attempt])?
-        == 1)
+/// Begins a further attempt of one that a crash left. Whether that was the one before.
+pub(crate) fn begin_again(c: &Connection, owner: &str, id: &str, attempt: u32) -> rusqlite::Result<bool> {
+    let sql = "UPDATE predictions SET attempt = ?3 WHERE owner = ?1 AND id = ?2 AND attempt = ?3 - 1 AND status < 2";
+    Ok(c.prepare_cached(sql)?.execute(params![owner, id, attempt])? == 1)
 }
 
 /// Removes input, output and logs of one that has ended. Whether there was one.

@@ -90,6 +90,15 @@ impl Store {
         self.writer.write(work).await
     }
 
+    /// As [`Store::write`], from a thread that may block, such as a lane.
+    pub(crate) fn write_blocking<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.writer.write_blocking(work)
+    }
+
     /// Runs a query on a blocking thread.
     pub(crate) async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
     where

@@ -68,6 +68,29 @@ impl Writer {
         value.await.map_err(|_| StoreError::Closed)
     }
 
+    /// As [`Writer::write`], from a thread that may block.
+    pub(super) fn write_blocking<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (send, value) = oneshot::channel();
+        let (done, outcome) = oneshot::channel();
+        let work = move |c: &Connection| {
+            // The thread waits for it.
+            let _ = send.send(work(c)?);
+            Ok(None)
+        };
+        let changes = self.changes.as_ref().ok_or(StoreError::Closed)?;
+        let change = Change {
+            work: Box::new(work),
+            done,
+        };
+        changes.blocking_send(change).map_err(|_| StoreError::Closed)?;
+        outcome.blocking_recv().map_err(|_| StoreError::Closed)??;
+        value.blocking_recv().map_err(|_| StoreError::Closed)
+    }
+
     async fn queue<F>(&self, work: F) -> Result<(), StoreError>
     where
         F: FnOnce(&Connection) -> rusqlite::Result<Option<Apply>> + Send + 'static,

@@ -1,0 +1,82 @@
+//! Guests whose input says what they do. Its one field `a` begins with a letter and three digits; whatever follows is a nonce.
+
+/// Digits of the input at an offset, as a number.
+const COMMON: &str = r#"
+  (func $digit (param $at i32) (result i32) (i32.sub (i32.load8_u (local.get $at)) (i32.const 48)))
+  (func $number (param $p i32) (result i32)
+    (i32.add (i32.add (i32.mul (call $digit (i32.add (local.get $p) (i32.const 7))) (i32.const 100))
+      (i32.mul (call $digit (i32.add (local.get $p) (i32.const 8))) (i32.const 10)))
+      (call $digit (i32.add (local.get $p) (i32.const 9)))))
+  (func $spend (param $ms i64) (local $start i64)
+    (local.set $start (call $remaining))
+    (loop $wait (br_if $wait
+      (i64.lt_s (i64.sub (local.get $start) (call $remaining)) (local.get $ms)))))"#;
+
+const IMPORTS: &str = r#"
+  (import "maquette:model/run@0.1.0" "emit" (func $emit (param i32 i32 i32)))
+  (import "maquette:model/run@0.1.0" "log" (func $log (param i32 i32 i32)))
+  (import "maquette:model/run@0.1.0" "remaining-ms" (func $remaining (result i64)))"#;
+
+const INPUT: &str =
+    r#"{"type":"object","required":["a"],"properties":{"a":{"type":"string","pattern":"^[a-z][0-9]{3}"}}}"#;
+
+/// Spends the milliseconds that the digits say, then: `e` returns its input, `f` fails with `the guest says no`, `t` traps, `l` never
+/// ends.
+pub fn worker() -> Vec<u8> {
+    let predict = r#"
+  (data (i32.const 4096) "the guest says no")
+  (func $predict (param $p i32) (param $n i32) (result i32) (local $do i32) (local $ret i32)
+    (local.set $do (i32.load8_u offset=6 (local.get $p)))
+    (call $spend (i64.extend_i32_u (call $number (local.get $p))))
+    (if (i32.eq (local.get $do) (i32.const 116)) (then unreachable))
+    (if (i32.eq (local.get $do) (i32.const 108)) (then (loop $forever (br $forever))))
+    (if (i32.eq (local.get $do) (i32.const 102)) (then
+      (local.set $ret (call $alloc (i32.const 16)))
+      (i32.store (local.get $ret) (i32.const 1))
+      (i32.store8 offset=4 (local.get $ret) (i32.const 0))
+      (i32.store offset=8 (local.get $ret) (i32.const 4096))
+      (i32.store offset=12 (local.get $ret) (i32.const 17))
+      (return (local.get $ret))))
+    (call $ok (local.get $p) (local.get $n)))"#;
+    maquette_fixtures::component_with_schemas(IMPORTS, &format!("{predict}{COMMON}"), INPUT, "{}")
+}
+
+/// Streams as many items as the digits say, the numbers from 1000 on, each after some five milliseconds, and logs a line before
+/// every tenth.
+pub fn streamer() -> Vec<u8> {
+    let predict = r#"
+  (data (i32.const 4096) "line 1000")
+  (func $write (param $at i32) (param $number i32) (local $i i32)
+    (local.set $i (i32.const 3))
+    (loop $digits
+      (i32.store8 (i32.add (local.get $at) (local.get $i))
+        (i32.add (i32.const 48) (i32.rem_u (local.get $number) (i32.const 10))))
+      (local.set $number (i32.div_u (local.get $number) (i32.const 10)))
+      (local.set $i (i32.sub (local.get $i) (i32.const 1)))
+      (br_if $digits (i32.ge_s (local.get $i) (i32.const 0)))))
+  (func $predict (param $p i32) (param $n i32) (result i32) (local $ret i32) (local $list i32) (local $i i32) (local $count i32)
+    (local.set $count (call $number (local.get $p)))
+    (local.set $ret (call $alloc (i32.const 32)))
+    (local.set $list (call $alloc (i32.const 8192)))
+    (block $done
+      (loop $items
+        (br_if $done (i32.ge_u (local.get $i) (local.get $count)))
+        (i32.store8 (i32.add (local.get $list) (i32.mul (local.get $i) (i32.const 5))) (i32.const 44))
+        (call $write (i32.add (i32.add (local.get $list) (i32.const 1)) (i32.mul (local.get $i) (i32.const 5)))
+          (i32.add (i32.const 1000) (local.get $i)))
+        (call $spend (i64.const 5))
+        (if (i32.eqz (i32.rem_u (local.get $i) (i32.const 10))) (then
+          (call $write (i32.const 4101) (i32.add (i32.const 1000) (local.get $i)))
+          (call $log (i32.const 1) (i32.const 4096) (i32.const 9))))
+        (call $emit (i32.add (i32.add (local.get $list) (i32.const 1)) (i32.mul (local.get $i) (i32.const 5)))
+          (i32.const 4) (local.get $ret))
+        (local.set $i (i32.add (local.get $i) (i32.const 1)))
+        (br $items)))
+    (i32.store8 (local.get $list) (i32.const 91))
+    (i32.store8 (i32.add (local.get $list) (i32.add (i32.mul (local.get $count) (i32.const 5))
+      (i32.eqz (local.get $count)))) (i32.const 93))
+    (call $ok (local.get $list) (i32.add (i32.add (i32.mul (local.get $count) (i32.const 5)) (i32.const 1))
+      (i32.eqz (local.get $count)))))"#;
+    let output = r#"{"type":"array","x-cog-array-type":"iterator"}"#;
+    maquette_fixtures::component_with_schemas(IMPORTS, &format!("{predict}{COMMON}"), INPUT, output)
+}
