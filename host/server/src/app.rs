@@ -42,7 +42,6 @@ const UPLOADS: usize = 32;
 /// What requests share.
 pub(crate) struct App {
     pub(crate) config: Config,
-    #[expect(dead_code, reason = "for the engine of predictions: URLs of streams")]
     pub(crate) secrets: Secrets,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) store: Arc<Store>,
