@@ -15,7 +15,7 @@ use maquette_sandbox::{
 };
 use maquette_server::Grant;
 use maquette_server::schema::{FieldError, Schema};
-use maquette_tensor::{Runtime, RuntimeConfig};
+use maquette_tensor::{Device, Runtime, RuntimeConfig};
 use serde_json::Value;
 
 use crate::failure::{Failure, Result};
@@ -110,25 +110,53 @@ pub(crate) struct Host {
     runtime: Arc<Runtime>,
 }
 
+/// The option of commands that run models.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct On {
+    /// Where tensors live and ops run: `cpu`, or `cuda:0` for the first NVIDIA GPU (in a binary built for them).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
+    pub(crate) device: Device,
+}
+
+fn device(text: &str) -> Result<Device, String> {
+    text.parse().map_err(|e: maquette_tensor::ops::Error| e.message)
+}
+
+impl On {
+    /// Finds out whether the device can be used, before anything takes long.
+    pub(crate) fn check(self) -> Result<Device> {
+        match self.device.check() {
+            Ok(()) => Ok(self.device),
+            Err(e) => Err(Failure::environment(e.message)),
+        }
+    }
+}
+
 impl Host {
-    /// Starts both.
+    /// Starts both, with tensors on the processor.
     pub(crate) fn start() -> Result<Self> {
-        Self::start_in(&compiled())
+        Self::start_on(Device::Cpu)
+    }
+
+    /// Starts both, with tensors on a device.
+    pub(crate) fn start_on(device: Device) -> Result<Self> {
+        Self::start_in(&compiled(), device)
     }
 
     /// Starts both with another folder for compiled components.
-    pub(crate) fn start_in(cache: &Path) -> Result<Self> {
+    pub(crate) fn start_in(cache: &Path, device: Device) -> Result<Self> {
         paths::make_private(cache)?;
         let engine = Engine::new(EngineConfig {
             cache: cache.to_owned(),
             calls: 8,
             ..EngineConfig::default()
         })?;
-        let runtime = Runtime::cpu(RuntimeConfig {
+        let settings = RuntimeConfig {
             weight_budget: WEIGHT_BUDGET,
             program_capacity: PROGRAMS,
-        })
-        .map_err(|e| Failure::environment(format!("the tensor runtime cannot start: {e}")))?;
+        };
+        let runtime = Runtime::on(device, settings)
+            .map_err(|e| Failure::environment(format!("the tensor runtime cannot start: {}", e.message)))?;
         Ok(Self { engine, runtime })
     }
 
@@ -383,6 +411,21 @@ pub(crate) fn limits_line(limits: &Limits) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::failure::Exit;
+
+    #[test]
+    fn a_device_that_is_not_there_is_the_machines_fault_and_one_that_is_none_the_command_lines() {
+        let on = |device| On { device };
+        assert_eq!(on(Device::Cpu).check().unwrap(), Device::Cpu);
+        let failure = on(Device::Cuda(4_000_000_000)).check().unwrap_err();
+        assert_eq!(failure.exit, Exit::Environment);
+        assert!(
+            failure.what.contains("--device cpu") || failure.what.contains("nvidia-smi"),
+            "{}",
+            failure.what
+        );
+        assert!(device("gpu").unwrap_err().contains("`cuda:0`"));
+    }
 
     #[test]
     fn a_manifest_gets_what_it_asks_for_up_to_the_servers_grant() {

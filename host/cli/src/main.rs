@@ -177,6 +177,26 @@ mod tests {
     }
 
     #[test]
+    fn every_command_that_runs_models_takes_a_device_and_refuses_what_is_none() {
+        for command in ["serve", "up", "run", "test", "bench"] {
+            for (device, fine) in [
+                ("cpu", true),
+                ("cuda:0", true),
+                ("cuda:7", true),
+                ("gpu", false),
+                ("cuda", false),
+            ] {
+                let parsed = Cli::try_parse_from(["maquette", command, "--device", device]);
+                assert_eq!(parsed.is_ok(), fine, "{command} --device {device}");
+            }
+            let refused = Cli::try_parse_from(["maquette", command, "--device", "gpu"])
+                .err()
+                .unwrap();
+            assert!(refused.to_string().contains("`cuda:0`"), "{refused}");
+        }
+    }
+
+    #[test]
     fn every_command_is_explained_and_every_option_too() {
         for command in Cli::command().get_subcommands() {
             assert!(command.get_about().is_some(), "{}", command.get_name());

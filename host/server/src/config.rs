@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use maquette_tensor::Device;
+
 /// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -32,6 +34,8 @@ pub struct Config {
     pub connections: usize,
     /// Calls that run at once, each on a thread of its own; 0 stands for the number of processors.
     pub lanes: usize,
+    /// Where tensors and weights live, and ops run.
+    pub device: Device,
     /// Threads that tensor ops share, whatever the number of lanes; 0 stands for the number of processors. They belong to the
     /// process: the first server started in it decides.
     pub tensor_threads: usize,
@@ -57,7 +61,7 @@ pub struct Config {
     pub open_versions: usize,
     /// How long a version stays open that nobody calls.
     pub idle: Duration,
-    /// Memory for weights, in bytes.
+    /// Memory for weights on the device, in bytes.
     pub weight_budget: u64,
     /// What one call may use at most, whatever its manifest asks for.
     pub grant: Grant,
@@ -105,6 +109,7 @@ impl Default for Config {
             read_timeout: Duration::from_secs(30),
             connections: 8192,
             lanes: 0,
+            device: Device::Cpu,
             tensor_threads: 0,
             hardware: vec![("cpu".to_owned(), "CPU".to_owned())],
             price_per_ms: 0,

@@ -44,13 +44,14 @@ impl Sandboxes {
             calls,
             ..EngineConfig::default()
         });
-        let runtime = Runtime::cpu(RuntimeConfig {
+        let settings = RuntimeConfig {
             weight_budget: config.weight_budget,
             program_capacity: PROGRAMS,
-        });
+        };
+        let runtime = Runtime::on(config.device, settings);
         Ok(Self {
             engine: engine.map_err(|e| e.to_string())?,
-            runtime: runtime.map_err(|e| format!("the tensor runtime: {e}"))?,
+            runtime: runtime.map_err(|e| format!("the tensor runtime: {}", e.message))?,
         })
     }
 

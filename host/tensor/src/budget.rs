@@ -79,6 +79,17 @@ impl Charge {
     }
 }
 
+impl Charge {
+    /// Takes some of its bytes apart, if it has so many.
+    pub(crate) fn split(&mut self, bytes: u64) -> Option<Self> {
+        self.bytes = self.bytes.checked_sub(bytes)?;
+        Some(Self {
+            budget: Arc::clone(&self.budget),
+            bytes,
+        })
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -99,7 +110,15 @@ mod tests {
         a.shrink(10);
         let b = budget.charge(90).unwrap();
         assert_eq!((budget.used(), budget.peak()), (100, 100));
-        drop((a, b));
+        let (mut b, none) = (b, a.split(11));
+        let (part, rest) = (b.split(50).unwrap(), a.split(10).unwrap());
+        assert!(
+            none.is_none() && budget.used() == 100,
+            "what is taken apart is still in use"
+        );
+        drop(part);
+        assert_eq!(budget.used(), 50);
+        drop((a, b, rest));
         assert_eq!(budget.used(), 0);
     }
 }

@@ -33,7 +33,8 @@ impl From<Failure> for Error {
 }
 
 /// Why a kernel failed.
-enum Failure {
+#[derive(Debug)]
+pub(crate) enum Failure {
     Candle(candle_core::Error),
     Ours(Error),
 }

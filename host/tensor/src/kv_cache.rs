@@ -1,5 +1,7 @@
 //! A key-value cache: the one thing that a program changes. It grows when a run succeeds, can be cut, and forks without copying.
 
+mod remote;
+
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
@@ -9,6 +11,8 @@ use maquette_ops::{Error, MAX_CACHE_LAYERS};
 
 use crate::budget::{Budget, Charge};
 use crate::kernels::each_vector;
+
+pub(crate) use remote::{Growth, Layer};
 
 /// A page with whoever pays for it.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub struct KvCache {
     capacity: u32,
     len: Cell<u32>,
     layers: RefCell<Vec<Vec<Arc<Paid>>>>,
+    /// The layers on a device, once something was appended there; pages are the processor's.
+    device: RefCell<Vec<Layer>>,
 }
 
 impl KvCache {
@@ -50,6 +56,7 @@ impl KvCache {
             capacity,
             len: Cell::new(0),
             layers: RefCell::new(vec![Vec::new(); spec.layers as usize]),
+            device: RefCell::default(),
         })
     }
 
@@ -90,6 +97,9 @@ impl KvCache {
             .borrow_mut()
             .iter_mut()
             .for_each(|layer| layer.truncate(pages));
+        if len == 0 {
+            self.device.borrow_mut().clear();
+        }
         Ok(())
     }
 
@@ -101,7 +111,20 @@ impl KvCache {
             capacity: self.capacity,
             len: self.len.clone(),
             layers: self.layers.clone(),
+            device: self.device.clone(),
         }
+    }
+
+    /// How many places it holds once `more` were appended.
+    fn end_after(&self, more: u32) -> Result<u32, Error> {
+        let len = self.len();
+        let end = len.checked_add(more).filter(|end| *end <= self.capacity);
+        end.ok_or_else(|| {
+            Error::invalid_input(format!(
+                "the cache holds {len} of at most {} places; {more} more do not fit: shorten the input or make a larger cache",
+                self.capacity
+            ))
+        })
     }
 
     /// Makes sure that `more` places can be appended: their pages are there and are nobody else's.
@@ -109,14 +132,7 @@ impl KvCache {
     /// # Errors
     /// `invalid-input` if the capacity does not hold them; `quota`.
     pub(crate) fn reserve(&self, more: u32) -> Result<(), Error> {
-        let len = self.len();
-        let end = len.checked_add(more).filter(|end| *end <= self.capacity);
-        let end = end.ok_or_else(|| {
-            Error::invalid_input(format!(
-                "the cache holds {len} of at most {} places; {more} more do not fit: shorten the input or make a larger cache",
-                self.capacity
-            ))
-        })?;
+        let (len, end) = (self.len(), self.end_after(more)?);
         let CacheSpec {
             heads,
             width,

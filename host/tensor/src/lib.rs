@@ -1,8 +1,11 @@
 //! Tensors, budgets, weights and programs on candle. Knows nothing of wasm and can be used without it.
 //!
-//! A [`Runtime`] is a process's device with its weights and compiled programs; a [`Scope`] is one call's world of tensors, under
+//! A [`Runtime`] is a [`Device`] with its weights and compiled programs; a [`Scope`] is one call's world of tensors, under
 //! one [`Budget`]. Whatever reaches a kernel has passed the rules of `maquette-ops` and fits the budget first: candle aborts or
 //! panics on some of what it does not check.
+//!
+//! Tensors of a processor are the caller's own, and ops run on its thread. Those of a GPU belong to a thread that has the GPU: ops are
+//! sent there, and only what is read is waited for (`cuda.rs`).
 //!
 //! Threads: kernels borrow the process's rayon pool and candle's own, both sized to the machine. Calls from several threads
 //! take turns op by op; a server therefore runs few calls at once, and queues the rest.
@@ -12,6 +15,8 @@ compile_error!("elements cross the boundary as they lie in memory, which must be
 
 mod budget;
 mod buffers;
+mod cuda;
+mod device;
 mod gguf;
 mod kernels;
 mod kv_cache;
@@ -25,6 +30,7 @@ mod tensor;
 mod weight_file;
 
 pub use budget::{Budget, Charge};
+pub use device::Device;
 pub use kv_cache::KvCache;
 pub use maquette_ops as ops;
 pub use program::{Program, ProgramCache, ProgramCost};

@@ -8,6 +8,7 @@ mod compile;
 mod fuse;
 mod plan;
 mod product;
+mod remote;
 mod table;
 
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct Program {
     /// Where each output is found.
     outputs: Vec<Place>,
     plans: Plans,
+    /// Whether its weights are on a device, and its steps run there.
+    remote: bool,
     /// Bytes that the program holds, weights and plans not counted.
     bytes: usize,
 }
@@ -100,7 +103,11 @@ impl Values<'_> {
     fn get(&self, place: Place) -> Result<&candle_core::Tensor, Error> {
         let found = match place {
             Place::Input(at) => self.inputs.get(at as usize),
-            Place::Bound(at) => self.program.bound.get(at as usize).map(|tensor| &tensor.inner),
+            Place::Bound(at) => self
+                .program
+                .bound
+                .get(at as usize)
+                .and_then(|tensor| tensor.here().ok()),
             Place::Step(at) => self.steps.get(at as usize).and_then(Option::as_ref),
             Place::Table(_) | Place::Right(_) => None,
         };
@@ -132,7 +139,7 @@ impl Program {
     ///
     /// # Errors
     /// As [`Program::run_with`].
-    pub fn run(&self, scope: &Scope, inputs: &[&Tensor]) -> Result<Vec<Tensor>, Error> {
+    pub fn run(self: &Arc<Self>, scope: &Scope, inputs: &[&Tensor]) -> Result<Vec<Tensor>, Error> {
         self.run_with(scope, inputs, &[])
     }
 
@@ -142,7 +149,12 @@ impl Program {
     /// # Errors
     /// `shape`, `dtype` if the inputs or the caches do not fit; `invalid-input` if a cache is full; `quota`; `timeout` and
     /// `cancelled` between nodes; what a node's op says, with the node's place.
-    pub fn run_with(&self, scope: &Scope, inputs: &[&Tensor], caches: &[&KvCache]) -> Result<Vec<Tensor>, Error> {
+    pub fn run_with(
+        self: &Arc<Self>,
+        scope: &Scope,
+        inputs: &[&Tensor],
+        caches: &[&KvCache],
+    ) -> Result<Vec<Tensor>, Error> {
         let started = Instant::now();
         scope.control().check(started)?;
         let symbols = self.bind(inputs.iter().map(|input| input.shape()))?;
@@ -158,6 +170,9 @@ impl Program {
         }
         self.check_caches(caches)?;
         let plan = self.plan(&symbols)?;
+        if let Some(executor) = scope.runtime().executor() {
+            return self.run_remote(executor, scope, inputs, caches, plan);
+        }
         for (cache, more) in caches.iter().zip(&plan.appended) {
             cache.reserve(*more)?;
         }
@@ -390,10 +405,11 @@ enum Output {
 
 /// The inputs in row-major order, as plans expect them; copies are paid for.
 fn dense(scope: &Scope, inputs: &[&Tensor]) -> Result<(SmallVec<[candle_core::Tensor; 4]>, Charge), Error> {
-    let strided = inputs.iter().filter(|input| !input.inner.is_contiguous());
+    let strided = |input: &&&Tensor| input.here().is_ok_and(|inner| !inner.is_contiguous());
+    let strided = inputs.iter().filter(strided);
     let charge = scope.budget().charge(strided.map(|input| input.bytes()).sum())?;
     let copies = inputs.iter().map(|input| {
-        let copy = input.inner.contiguous();
+        let copy = input.here()?.contiguous();
         copy.map_err(|e| Error::internal(format!("an input of the program: {}", said(&e))))
     });
     Ok((copies.collect::<Result<_, _>>()?, charge))

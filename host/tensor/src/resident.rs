@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use maquette_ops::{DType, Error, Type};
 
+use crate::cuda::Executor;
 use crate::matrix::Matrix;
-use crate::tensor::{Owner, Tensor};
+use crate::tensor::{Elements, Owner, Tensor};
 use crate::weight_file::WeightFile;
 
 /// Counts a weight's bytes as long as anybody holds it.
@@ -42,6 +43,16 @@ enum Loaded {
     Matrix(Weight),
 }
 
+impl Loaded {
+    /// How many references to [`Resident`] there are while nobody but the store has it.
+    fn references(&self) -> usize {
+        match self {
+            Self::Tensor(tensor) if matches!(tensor.elements, Elements::There(_)) => 3,
+            Self::Tensor(_) | Self::Matrix(_) => 2,
+        }
+    }
+}
+
 /// The weight of a linear layer, resident as long as it is held.
 #[derive(Clone, Debug)]
 pub(crate) struct Weight {
@@ -60,6 +71,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct WeightStore {
     budget: u64,
+    executor: Option<Arc<Executor>>,
     total: Arc<AtomicU64>,
     inner: Mutex<Inner>,
 }
@@ -72,9 +84,11 @@ struct Inner {
 }
 
 impl WeightStore {
-    pub(crate) fn new(budget: u64) -> Self {
+    /// A store for so many bytes, on a device or in the processor's memory.
+    pub(crate) fn new(budget: u64, executor: Option<Arc<Executor>>) -> Self {
         Self {
             budget,
+            executor,
             total: Arc::new(AtomicU64::new(0)),
             inner: Mutex::default(),
         }
@@ -118,6 +132,11 @@ impl WeightStore {
         WeightFile::join(&files).map(Arc::new)
     }
 
+    /// The thread that has the device on which the weights are.
+    pub(crate) fn executor(&self) -> Option<&Arc<Executor>> {
+        self.executor.as_ref()
+    }
+
     /// Bytes of weights in memory.
     pub fn resident_bytes(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
@@ -135,11 +154,13 @@ impl WeightStore {
         let ty = Type::new(dtype, file.info(name)?.shape.iter().copied());
         let bytes = ty.bytes();
         let loaded = self.load(file, name, Form::Tensor(dtype), bytes, |resident| {
-            Ok(Loaded::Tensor(Tensor {
-                inner: file.read(name, dtype)?,
-                ty,
-                owner: Owner::Resident(resident),
-            }))
+            let (read, owner) = (file.read(name, dtype)?, Owner::Resident(resident));
+            // On a device it is charged once: the copy in the processor's memory is gone when this returns.
+            let elements = match &self.executor {
+                None => Elements::Here(read),
+                Some(executor) => Elements::There(Box::new(executor.place(read, owner.clone())?)),
+            };
+            Ok(Loaded::Tensor(Tensor { elements, ty, owner }))
         })?;
         match loaded {
             Loaded::Tensor(tensor) => Ok(tensor),
@@ -222,11 +243,11 @@ impl Inner {
     /// Lets weights that nobody holds leave, the longest unused first, until so many more bytes fit.
     fn make_room(&mut self, budget: u64, total: &AtomicU64, bytes: u64) -> Result<(), Error> {
         while total.load(Ordering::Relaxed).saturating_add(bytes) > budget {
-            // The entry's own two references are all there are: that of what is loaded, and `resident`.
+            // The entry's own references are all there are: `resident`, that of what is loaded, and on a device that of its slot.
             let idle = self
                 .entries
                 .iter()
-                .filter(|(_, entry)| Arc::strong_count(&entry.resident) == 2);
+                .filter(|(_, entry)| Arc::strong_count(&entry.resident) == entry.loaded.references());
             let Some(oldest) = idle.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone()) else {
                 return Err(Error::quota(format!(
                     "a weight of {bytes} bytes does not fit: {} of {budget} bytes are in use by running models",

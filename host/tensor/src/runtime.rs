@@ -1,9 +1,11 @@
-//! A process's tensor device: its weights and its compiled programs.
+//! A tensor device: its weights and its compiled programs.
 
 use std::sync::Arc;
 
 use maquette_ops::Error;
 
+use crate::cuda::Executor;
+use crate::device::Device;
 use crate::program::ProgramCache;
 use crate::resident::WeightStore;
 
@@ -25,9 +27,10 @@ impl Default for RuntimeConfig {
     }
 }
 
-/// A process's device with everything that calls share. A process needs one.
+/// A device with everything that calls share. A process needs one.
 #[derive(Debug)]
 pub struct Runtime {
+    executor: Option<Arc<Executor>>,
     weights: Arc<WeightStore>,
     programs: ProgramCache,
 }
@@ -36,11 +39,39 @@ impl Runtime {
     /// A runtime on the CPU.
     ///
     /// # Errors
-    /// None today; a device that is not there, later.
+    /// None today.
     pub fn cpu(config: RuntimeConfig) -> Result<Arc<Self>, Error> {
-        let weights = Arc::new(WeightStore::new(config.weight_budget));
+        Self::on(Device::Cpu, config)
+    }
+
+    /// A runtime on a device, which is opened: a GPU gets a thread and a stream of its own. Budgets count the bytes there.
+    ///
+    /// # Errors
+    /// `unsupported` if the device cannot be used on this machine or by this binary, with what to do ([`Device::check`]).
+    pub fn on(device: Device, config: RuntimeConfig) -> Result<Arc<Self>, Error> {
+        let executor = if device.is_cpu() {
+            None
+        } else {
+            Some(Executor::start(device)?)
+        };
+        let weights = Arc::new(WeightStore::new(config.weight_budget, executor.clone()));
         let programs = ProgramCache::new(config.program_capacity, Arc::clone(&weights));
-        Ok(Arc::new(Self { weights, programs }))
+        Ok(Arc::new(Self {
+            executor,
+            weights,
+            programs,
+        }))
+    }
+
+    /// Where its tensors are.
+    pub fn device(&self) -> Device {
+        self.executor.as_ref().map_or(Device::Cpu, |executor| executor.device())
+    }
+
+    /// The thread that has the device, if that is not every thread's processor.
+    #[inline]
+    pub(crate) fn executor(&self) -> Option<&Arc<Executor>> {
+        self.executor.as_ref()
     }
 
     /// The weights.

@@ -1,10 +1,12 @@
 //! One call's world of tensors: uploads, eager ops and reads under one budget, one deadline, one flag to cancel.
 
+mod remote;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use maquette_ops::program::Description;
@@ -13,10 +15,11 @@ use smallvec::SmallVec;
 
 use crate::budget::{Budget, Charge};
 use crate::buffers::Buffers;
+use crate::cuda::Client;
 use crate::kernels;
 use crate::program::Program;
 use crate::runtime::Runtime;
-use crate::tensor::{self, Owner, Tensor};
+use crate::tensor::{self, Elements, Owner, Tensor};
 use crate::weight_file::WeightFile;
 
 /// When a call has to stop.
@@ -52,7 +55,7 @@ pub struct Stats {
     pub program_runs: u64,
     /// Ops run inside programs.
     pub program_nodes: u64,
-    /// Wall time inside ops and programs.
+    /// Wall time inside ops and programs; on a device, what its thread has spent on this scope's jobs.
     pub compute: Duration,
     /// Wall time of loading and packing weights and of compiling programs; none of it is in `compute`.
     pub load: Duration,
@@ -69,16 +72,20 @@ pub struct Scope {
     budget: Arc<Budget>,
     control: Control,
     stats: Cell<Stats>,
+    /// Nanoseconds that a device's thread has spent on this scope, if there is one.
+    spent: Option<Arc<AtomicU64>>,
 }
 
 impl Scope {
     /// A scope on a runtime, under a budget.
     pub fn new(runtime: Arc<Runtime>, budget: Arc<Budget>, control: Control) -> Self {
+        let spent = runtime.executor().map(|_| Arc::default());
         Self {
             runtime,
             budget,
             control,
             stats: Cell::default(),
+            spent,
         }
     }
 
@@ -96,9 +103,21 @@ impl Scope {
         &self.control
     }
 
+    /// The scope as a device's thread knows it.
+    pub(crate) fn client(&self) -> Client {
+        Client {
+            control: self.control.clone(),
+            spent: self.spent.clone().unwrap_or_default(),
+        }
+    }
+
     /// What it has done so far.
     pub fn stats(&self) -> Stats {
-        self.stats.get()
+        let mut stats = self.stats.get();
+        if let Some(spent) = &self.spent {
+            stats.compute += Duration::from_nanos(spent.load(Ordering::Relaxed));
+        }
+        stats
     }
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
@@ -122,11 +141,14 @@ impl Scope {
                 ty.bytes()
             )));
         }
+        if let Some(executor) = self.runtime.executor() {
+            return self.upload(executor, ty, bytes);
+        }
         let charge = Arc::new(self.budget.charge(ty.bytes())?);
         let inner = tensor::from_bytes(dtype, shape, bytes)?;
         self.count(|stats| stats.uploaded_bytes += bytes.len() as u64);
         Ok(Tensor {
-            inner,
+            elements: Elements::Here(inner),
             ty,
             owner: Owner::Budget(charge),
         })
@@ -134,7 +156,11 @@ impl Scope {
 
     /// Applies an op. Everything is checked, and paid for, before anything is allocated.
     ///
+    /// On a device the op is sent there and not waited for: what only its elements can tell, such as an id out of range, is told by
+    /// the first read of what was made of them.
+    ///
     /// # Errors
+    /// `unsupported` if the op has no implementation for the device.
     /// As the op's rule says; `quota`, `timeout`, `cancelled`; `internal` if a kernel fails all the same.
     pub fn apply(&self, op: OpId, inputs: &[&Tensor], attrs: &[Attr]) -> Result<Tensor, Error> {
         let started = Instant::now();
@@ -142,12 +168,18 @@ impl Scope {
         let spec = spec(op).ok_or_else(|| Error::unsupported(format!("there is no op number {}", op.0)))?;
         let types: SmallVec<[&Type<u32>; 4]> = inputs.iter().map(|input| &input.ty).collect();
         let ty = spec.infer_refs(&types, attrs)?;
+        if let Some(executor) = self.runtime.executor() {
+            return self.send(executor, spec, inputs, attrs, ty);
+        }
         let operands: SmallVec<[Operand<'_>; 4]> = inputs.iter().map(|input| input.operand()).collect();
         let cost = spec.cost(&operands, attrs, &ty);
-        let list: SmallVec<[&candle_core::Tensor; 4]> = inputs.iter().map(|input| &input.inner).collect();
+        let mut list: SmallVec<[&candle_core::Tensor; 4]> = SmallVec::with_capacity(inputs.len());
+        for input in inputs {
+            list.push(input.here()?);
+        }
         let output = match (cost.shares, inputs) {
             (true, [first, ..]) => Tensor {
-                inner: guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?,
+                elements: Elements::Here(guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?),
                 owner: first.owner.clone(),
                 ty,
             },
@@ -158,7 +190,7 @@ impl Scope {
                 let inner = guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?;
                 charge.shrink(cost.output_bytes);
                 Tensor {
-                    inner,
+                    elements: Elements::Here(inner),
                     ty,
                     owner: Owner::Budget(Arc::new(charge)),
                 }
@@ -218,14 +250,14 @@ impl Scope {
                 tensor.ty
             )));
         }
+        if let Some(executor) = self.runtime.executor() {
+            return self.download(executor, tensor, start as usize, count as usize);
+        }
+        let inner = tensor.here()?;
         // A view is made contiguous first, as a whole.
-        let copy = if tensor.inner.is_contiguous() {
-            0
-        } else {
-            tensor.bytes()
-        };
+        let copy = if inner.is_contiguous() { 0 } else { tensor.bytes() };
         let _charge = self.budget.charge(copy)?;
-        let bytes = tensor::to_bytes(&tensor.inner, start as usize, count as usize)?;
+        let bytes = tensor::to_bytes(inner, start as usize, count as usize)?;
         self.count(|stats| stats.read_bytes += bytes.len() as u64);
         Ok(bytes)
     }
@@ -233,7 +265,7 @@ impl Scope {
     /// Takes over an output of a program.
     pub(crate) fn adopt(&self, inner: candle_core::Tensor, ty: Type<u32>, charge: Charge) -> Tensor {
         Tensor {
-            inner,
+            elements: Elements::Here(inner),
             ty,
             owner: Owner::Budget(Arc::new(charge)),
         }
@@ -241,10 +273,7 @@ impl Scope {
 }
 
 /// Runs a kernel; what candle did not foresee becomes an error, never a panic.
-pub(crate) fn guard(
-    spec: &OpSpec,
-    kernel: impl FnOnce() -> Result<candle_core::Tensor, Error>,
-) -> Result<candle_core::Tensor, Error> {
+pub(crate) fn guard<T>(spec: &OpSpec, kernel: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(kernel)) {
         Ok(Ok(tensor)) => Ok(tensor),
         Ok(Err(mut error)) => {

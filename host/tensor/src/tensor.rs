@@ -5,17 +5,28 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use candle_core::{CpuStorage, Device, Storage};
 use half::{bf16, f16};
-use maquette_ops::{DType, Error, Form, Operand, Type};
+use maquette_ops::{Attr, DType, Error, Form, Op, OpSpec, Operand, Type, attr_axis, normalise};
+use smallvec::SmallVec;
 
 use crate::budget::Charge;
+use crate::cuda::Remote;
 use crate::resident::Resident;
 
 /// A handle to immutable elements; a clone or a view shares them.
 #[derive(Clone, Debug)]
 pub struct Tensor {
-    pub(crate) inner: candle_core::Tensor,
+    pub(crate) elements: Elements,
     pub(crate) ty: Type<u32>,
     pub(crate) owner: Owner,
+}
+
+/// Where a tensor's elements are.
+#[derive(Clone, Debug)]
+pub(crate) enum Elements {
+    /// In the processor's memory.
+    Here(candle_core::Tensor),
+    /// On a device, if not yet, then once the jobs sent before have run. Boxed: handles of a processor's tensors stay small.
+    There(Box<Remote>),
 }
 
 /// Who pays for a tensor's memory.
@@ -55,13 +66,34 @@ impl Tensor {
     pub(crate) fn operand(&self) -> Operand<'_> {
         Operand {
             ty: &self.ty,
-            form: Form::of(&self.ty.shape, self.inner.stride()),
+            form: Form::of(&self.ty.shape, self.strides()),
         }
     }
 
-    /// The candle tensor underneath.
-    pub fn as_candle(&self) -> &candle_core::Tensor {
-        &self.inner
+    /// How it lies in memory, counted in elements.
+    #[inline]
+    pub(crate) fn strides(&self) -> &[usize] {
+        match &self.elements {
+            Elements::Here(inner) => inner.stride(),
+            Elements::There(remote) => &remote.strides,
+        }
+    }
+
+    /// The candle tensor underneath, on a processor.
+    #[inline]
+    pub(crate) fn here(&self) -> Result<&candle_core::Tensor, Error> {
+        match &self.elements {
+            Elements::Here(inner) => Ok(inner),
+            Elements::There(_) => Err(Error::internal("a tensor of another device was given")),
+        }
+    }
+
+    /// The value on a device.
+    pub(crate) fn there(&self) -> Result<&Remote, Error> {
+        match &self.elements {
+            Elements::There(remote) => Ok(remote),
+            Elements::Here(_) => Err(Error::internal("a tensor of another device was given")),
+        }
     }
 }
 
@@ -95,6 +127,8 @@ pub(crate) fn stored_elements(tensor: &candle_core::Tensor) -> usize {
         Storage::Cpu(CpuStorage::U8(v)) => v.len(),
         Storage::Cpu(CpuStorage::U32(v)) => v.len(),
         Storage::Cpu(CpuStorage::I64(v)) => v.len(),
+        #[cfg(feature = "cuda")]
+        Storage::Cuda(storage) => crate::cuda::stored_elements(storage),
         _ => usize::MAX,
     }
 }
@@ -142,4 +176,63 @@ pub(crate) fn to_bytes(tensor: &candle_core::Tensor, start: usize, count: usize)
         _ => return Err(Error::internal("reading: a dtype that no guest can have")),
     };
     Ok(bytes.to_vec())
+}
+
+/// The strides of a tensor in row-major order.
+pub(crate) fn row_major(shape: &[u32]) -> SmallVec<[usize; 8]> {
+    let mut strides = SmallVec::from_elem(1, shape.len());
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i].max(1) as usize;
+    }
+    strides
+}
+
+/// The strides of an output that lies in its first input's memory.
+pub(crate) fn shared_strides(
+    spec: &OpSpec,
+    attrs: &[Attr],
+    (input, from): (&Type<u32>, &[usize]),
+    output: &Type<u32>,
+) -> SmallVec<[usize; 8]> {
+    if output.elements() == 0 || spec.op == Op::Reshape {
+        return row_major(&output.shape);
+    }
+    let rank = input.shape.len();
+    let axis = |at: usize, rank: usize| attr_axis(spec, attrs, at).and_then(|axis| normalise(axis, rank).ok());
+    let mut strides = SmallVec::from_slice(from);
+    match spec.op {
+        Op::Transpose => {
+            if let (Some(a), Some(b)) = (axis(0, rank), axis(1, rank)) {
+                strides.swap(a, b);
+            }
+        }
+        Op::Permute => {
+            let order: &[i64] = match attrs.first() {
+                Some(Attr::Ints(order)) => order,
+                _ => &[],
+            };
+            let order = order.iter().filter_map(|axis| normalise(*axis, rank).ok());
+            strides = order.map(|axis| from[axis]).collect();
+        }
+        Op::Squeeze => {
+            if let Some(at) = axis(0, rank) {
+                strides.remove(at);
+            }
+        }
+        Op::Unsqueeze | Op::Stack => {
+            if let Some(at) = axis(0, rank + 1) {
+                strides.insert(at, 1);
+            }
+        }
+        Op::BroadcastTo => {
+            let added = output.shape.len() - rank;
+            strides = SmallVec::from_elem(0, added);
+            for (i, stride) in from.iter().enumerate() {
+                let repeats = input.shape[i] != output.shape[added + i];
+                strides.push(if repeats { 0 } else { *stride });
+            }
+        }
+        _ => {}
+    }
+    strides
 }

@@ -1,5 +1,5 @@
 //! Programs with a key-value cache give what attention over the whole sequence gives, however the sequence is cut; a cache grows
-//! only when a run succeeds, can be cut and forked, and is paid for.
+//! only when a run succeeds, can be cut and forked, and is paid for: in the processor's pages as in the tensors of a device.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
@@ -7,10 +7,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::{Plain, Random, apply, read, scope, upload};
+use common::{Plain, Random, apply, read, runtime, scope, scope_on, upload};
 use maquette_tensor::ops::program::{CacheSpec, Description, Input, Node};
 use maquette_tensor::ops::{Attr, Code, DType, Dim};
-use maquette_tensor::{KvCache, Program, Scope, Tensor};
+use maquette_tensor::{Control, Device, KvCache, Program, Scope, Tensor};
 use proptest::prelude::*;
 
 const HEADS: usize = 4;
@@ -88,7 +88,7 @@ impl Sequence {
         read(scope, &apply(scope, "attention/1", &[&first, &k, &v], &attrs))
     }
 
-    fn run(&self, scope: &Scope, program: &Program, cache: &KvCache, from: usize, to: usize) -> Plain {
+    fn run(&self, scope: &Scope, program: &Arc<Program>, cache: &KvCache, from: usize, to: usize) -> Plain {
         let [q, k, v] = self.part(scope, from, to);
         read(scope, &program.run_with(scope, &[&q, &k, &v], &[cache]).unwrap()[0])
     }
@@ -105,8 +105,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_sequence_in_pieces_is_the_sequence_as_a_whole(seed in 1_u64.., window in 0_i64..90) {
-        let (scope, budget) = scope(1 << 28);
+    fn a_sequence_in_pieces_is_the_sequence_as_a_whole(seed in 1_u64.., window in 0_i64..90, composed: bool) {
+        let device = if composed { Device::Composed } else { Device::Cpu };
+        let (scope, budget) = scope_on(&runtime(device), 1 << 28);
         let random = &mut Random(seed);
         let program = compile(&scope, &description(window));
         let len = 1 + random.below(200);
@@ -128,6 +129,34 @@ proptest! {
         drop((cache, program));
         prop_assert_eq!(budget.used(), 0);
     }
+}
+
+#[test]
+fn on_a_device_forks_differ_and_a_run_that_fails_leaves_the_cache_as_it_was() {
+    let (scope, budget) = scope_on(&runtime(Device::Composed), 1 << 28);
+    let program = compile(&scope, &description(0));
+    let (a, b) = (Sequence::new(&mut Random(5), 30), Sequence::new(&mut Random(6), 30));
+    let cache = KvCache::new(&budget, spec(), 20).unwrap();
+    a.run(&scope, &program, &cache, 0, 15);
+    let refused = |scope: &Scope, to: usize| {
+        let [q, k, v] = a.part(scope, 15, to);
+        program.run_with(scope, &[&q, &k, &v], &[&cache]).unwrap_err().code
+    };
+    assert_eq!((refused(&scope, 30), cache.len()), (Code::InvalidInput, 15));
+    let fork = cache.fork();
+    let ended = Control::default();
+    ended.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
+    let late = Scope::new(Arc::clone(scope.runtime()), Arc::clone(&budget), ended);
+    let [q, k, v] = a.part(&scope, 15, 16);
+    let error = program.run_with(&late, &[&q, &k, &v], &[&cache]).unwrap_err();
+    assert_eq!((error.code, cache.len()), (Code::Cancelled, 15));
+    b.run(&scope, &program, &fork, 15, 20);
+    agree(&a.run(&scope, &program, &cache, 15, 20), &a.whole(&scope, 20, 0), 15);
+    let held = budget.used();
+    drop(fork);
+    assert!(budget.used() < held, "what only the fork had is given back");
+    drop((cache, q, k, v));
+    assert_eq!(budget.used(), 0);
 }
 
 #[test]

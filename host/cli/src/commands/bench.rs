@@ -20,7 +20,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::failure::{Failure, Result};
-use crate::local::Host;
+use crate::local::{Host, On};
 use crate::ui::{Ui, time};
 
 pub(crate) use figure::{Aim, Figure};
@@ -32,7 +32,8 @@ Examples:
   maquette bench --only call,ops       two of the groups
   maquette bench --json > figures.json
 
-Build with --release: a debug build of this binary measures itself. It takes up to three minutes.";
+Build with --release: a debug build of this binary measures itself. It takes up to three minutes. With --device the groups call, ops and
+model run there; the others stay on the processor.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -49,6 +50,8 @@ pub(crate) struct Args {
     /// A tenth of the rounds: rough figures in seconds.
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    on: On,
     /// Be one of the processes that are measured.
     #[arg(long, hide = true, value_enum)]
     child: Option<children::Child>,
@@ -91,6 +94,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     if let Some(child) = args.child {
         return children::run(child);
     }
+    let device = args.on.check()?;
     if cfg!(debug_assertions) {
         ui.warn(
             "this is a debug build: the figures are of no use but to see that the command works; build with --release",
@@ -100,7 +104,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let effort = Effort { quick: args.quick };
     let wanted = |group| args.only.is_empty() || args.only.contains(&group);
     let mut figures: Vec<Figure> = Vec::new();
-    let host = Host::start()?;
+    let host = Host::start_on(device)?;
     let files = tempfile::tempdir().map_err(|e| Failure::environment(format!("a folder cannot be made: {e}")))?;
 
     let mut group = |ui: &Ui, which: Group, what: &str, work: &mut dyn FnMut() -> Result<Vec<Figure>>| -> Result<()> {
@@ -166,6 +170,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let machine = machine();
     let document = json!({
         "machine": machine,
+        "device": device.to_string(),
         "release": !cfg!(debug_assertions),
         "quick": args.quick,
         "seconds": took.as_secs_f64(),

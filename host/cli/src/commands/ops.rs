@@ -24,16 +24,18 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let Some(name) = &args.name else {
         let table: Vec<Value> = maquette_ops::table().iter().map(to_json).collect();
         return ui.result(&json!({ "ops": table }), |ui| {
-            let rows = maquette_ops::table().iter().map(|op| (signature(op), summary(op)));
+            let rows = maquette_ops::table()
+                .iter()
+                .map(|op| (signature(op), summary(op), devices(op)));
             let width = maquette_ops::table()
                 .iter()
                 .map(|op| signature(op).chars().count())
                 .max()
                 .unwrap_or(0)
                 .min(56);
-            rows.map(|(signature, summary)| {
+            rows.map(|(signature, summary, devices)| {
                 let pad = " ".repeat(width.saturating_sub(signature.chars().count()));
-                format!("{}{pad}  {summary}\n", ui.strong(&signature))
+                format!("{}{pad}  {devices:<8}  {summary}\n", ui.strong(&signature))
             })
             .collect()
         });
@@ -48,6 +50,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let op = maquette_ops::spec(id).ok_or_else(|| Failure::usage(format!("there is no op `{name}`")))?;
     ui.result(&to_json(op), |ui| {
         let mut out = format!("{}\n{}\n", ui.strong(&signature(op)), op.doc);
+        out.push_str(&format!("  {:<10} {}\n", "devices", devices(op)));
         for input in op.inputs {
             out.push_str(&format!("  {:<10} {}\n", input.name, describe_input(input)));
         }
@@ -75,6 +78,11 @@ fn signature(op: &OpSpec) -> String {
     let gap = if attrs.is_empty() || inputs.is_empty() { "" } else { " " };
     let semicolon = if attrs.is_empty() { "" } else { ";" };
     format!("{}({inputs}{semicolon}{gap}{attrs})", op.name)
+}
+
+/// Where it runs.
+fn devices(op: &OpSpec) -> &'static str {
+    if op.has_cuda() { "cpu cuda" } else { "cpu" }
 }
 
 /// The first sentence.
@@ -149,6 +157,7 @@ fn to_json(op: &OpSpec) -> Value {
     json!({
         "name": op.name,
         "doc": op.doc,
+        "cuda": op.has_cuda(),
         "inputs": inputs.collect::<Vec<_>>(),
         "attrs": attrs.collect::<Vec<_>>(),
     })
@@ -175,6 +184,8 @@ mod tests {
         for op in maquette_ops::table() {
             assert!(!summary(op).is_empty(), "{}", op.name);
             assert_eq!(to_json(op)["name"], op.name);
+            assert_eq!(to_json(op)["cuda"], op.has_cuda());
+            assert_eq!(devices(op).contains("cuda"), op.has_cuda());
         }
     }
 }

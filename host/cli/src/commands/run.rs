@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::inputs;
-use crate::local::{self, Broken, Host, How, Made, Target};
+use crate::local::{self, Broken, Host, How, Made, On, Target};
 use crate::report;
 use crate::ui::{Ui, bytes, pretty};
 
@@ -48,16 +48,19 @@ pub(crate) struct Args {
     /// Print what the call took and used on standard error.
     #[arg(long)]
     report: bool,
+    #[command(flatten)]
+    on: On,
 }
 
 /// Calls the model and prints its output.
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
+    let device = args.on.check()?;
     let store = local::store()?;
     let parts = match Target::new(&args.target)? {
         Target::Folder(dir) => local::parts(&local::assemble(&dir, &store, ui)?.manifest, &store)?,
         Target::Component(path) => local::bare_parts(&path)?,
     };
-    let model = Host::start()?.open(parts)?;
+    let model = Host::start_on(device)?.open(parts)?;
     let input = inputs::read(model.input_schema(), args.input_json.as_deref(), &args.inputs)?;
     let quiet = ui.is_quiet();
     let how = How {

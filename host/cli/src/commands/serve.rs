@@ -8,6 +8,7 @@ use maquette_server::{Config, Server, stop_requested};
 use serde_json::json;
 
 use crate::failure::{Failure, Result};
+use crate::local::On;
 use crate::logs;
 use crate::paths;
 use crate::ui::Ui;
@@ -71,13 +72,15 @@ pub(crate) struct Settings {
     /// Memory for outputs of deterministic versions, in MiB; 0 keeps none.
     #[arg(long, default_value_t = Config::default().cache_bytes >> 20, value_name = "MIB")]
     cache_mb: u64,
+    #[command(flatten)]
+    pub(crate) on: On,
     /// Calls that may wait.
     #[arg(long, default_value_t = Config::default().queue_limit, value_name = "N")]
     queue: usize,
     /// The largest request body, in MiB.
     #[arg(long, default_value_t = Config::default().max_body_bytes >> 20, value_name = "MIB")]
     max_body_mb: u64,
-    /// Memory for weights, in MiB.
+    /// Memory for weights on the device, in MiB.
     #[arg(long, default_value_t = Config::default().weight_budget >> 20, value_name = "MIB")]
     weight_budget_mb: u64,
 }
@@ -104,6 +107,7 @@ impl Settings {
             price_per_ms: (self.price * 1e6).round() as u64,
             keep_data: Duration::from_secs(self.keep_hours.saturating_mul(3600)),
             cache_bytes: self.cache_mb.saturating_mul(1 << 20),
+            device: self.on.device,
             queue_limit: self.queue,
             max_body_bytes: self.max_body_mb.saturating_mul(1 << 20),
             weight_budget: self.weight_budget_mb.saturating_mul(1 << 20),
@@ -123,6 +127,7 @@ fn price(text: &str) -> std::result::Result<f64, String> {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     logs::start("info", args.log_format);
+    args.server.on.check()?;
     runtime()?.block_on(async {
         let server = Server::start(args.server.config()).await?;
         let url = format!("http://{}", server.address());

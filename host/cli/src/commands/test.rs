@@ -8,7 +8,7 @@ use maquette_sandbox::{LogLevel, Report, files};
 use serde_json::{Value, json};
 
 use crate::failure::{Exit, Failure, Result};
-use crate::local::{self, Broken, Host, How, Model, Target};
+use crate::local::{self, Broken, Host, How, Model, On, Target};
 use crate::report;
 use crate::ui::{Ui, pretty, time};
 
@@ -34,6 +34,8 @@ pub(crate) struct Args {
     /// Print the log of every case, not of failing ones only.
     #[arg(long, short)]
     verbose: bool,
+    #[command(flatten)]
+    on: On,
 }
 
 /// How one case went.
@@ -79,9 +81,10 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
                 .help("name the model's folder; `maquette run COMPONENT -i …` calls a component"));
         }
     };
+    let device = args.on.check()?;
     let store = local::store()?;
     let package = local::assemble(&dir, &store, ui)?;
-    let host = Host::start()?;
+    let host = Host::start_on(device)?;
     let model = host.open(local::parts(&package.manifest, &store)?)?;
     let chosen: Vec<&Case> = package
         .cases

@@ -48,6 +48,7 @@ pub(crate) struct Args {
 /// Everything, then serves until SIGTERM or SIGINT.
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let started = Instant::now();
+    let device = args.server.on.check()?;
     // A port that is taken is better known now than after a build.
     if args.server.bind.port() != 0 {
         drop(TcpListener::bind(args.server.bind).map_err(|cause| {
@@ -60,7 +61,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
     let store = local::store()?;
     let package = local::assemble(&args.dir, &store, ui)?;
     let first = {
-        let host = Host::start()?;
+        let host = Host::start_on(device)?;
         let model = host.open(local::parts(&package.manifest, &store)?)?;
         ui.step("checked", model.load_note());
         let took = super::test::all(&model, &package.cases, ui)?;

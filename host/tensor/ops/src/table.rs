@@ -425,6 +425,11 @@ impl OpSpec {
         )
     }
 
+    /// Whether the op runs on NVIDIA GPUs; one that does not is refused there, eagerly and in programs.
+    pub const fn has_cuda(&self) -> bool {
+        !matches!(self.op, Op::Argsort | Op::Topk | Op::Istft | Op::Atan2)
+    }
+
     /// How the op is called: `matmul/1(a: float, b: float)`.
     pub fn signature(&self) -> String {
         let accepts = |accepts| match accepts {

@@ -13,9 +13,10 @@ use super::plan::{Plans, concrete};
 use super::{Place, Program, Right, Step, Table};
 use crate::WeightStore;
 use crate::buffers::Buffers;
+use crate::cuda::{self, Executor, Remote, Slot, Value};
 use crate::kernels;
 use crate::scope::guard;
-use crate::tensor::{self, Owner, Tensor};
+use crate::tensor::{self, Elements, Owner, Tensor, row_major, shared_strides};
 use crate::weight_file::WeightFile;
 
 /// Bytes that folding may take in one program, temporaries included; what is beyond is computed in every run.
@@ -35,9 +36,15 @@ impl Program {
         go_on: &mut dyn FnMut() -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let types = description.check_while(go_on)?;
+        let executor = weights.executor();
+        if executor.is_some() {
+            for (i, node) in description.nodes.iter().enumerate() {
+                cuda::supported(resolve(&node.op)?).map_err(|e| located(i, node, e))?;
+            }
+        }
         let mut known = Known::default();
         known.bind_weights(description, files, weights)?;
-        known.bind_constants(description)?;
+        known.bind_constants(description, executor)?;
         let leaves = description.leaves() as u32;
         let mut room = Room {
             bytes: MAX_FOLDED_BYTES,
@@ -47,13 +54,14 @@ impl Program {
         for (i, node) in description.nodes.iter().enumerate() {
             go_on()?;
             let spec = resolve(&node.op)?;
-            match fold(spec, node, &known.bound, &mut room).map_err(|e| located(i, node, e))? {
+            match fold(spec, node, &known.bound, &mut room, executor).map_err(|e| located(i, node, e))? {
                 Some(folded) => drop(known.bound.insert(leaves + i as u32, folded)),
                 None => nodes.push((i as u32, spec)),
             }
         }
         let mut program = known.schedule(description, &types, &nodes);
         program.digest = digest;
+        program.remote = executor.is_some();
         program.bytes = description.bytes() + (MAX_FOLDED_BYTES - room.bytes) as usize;
         Ok(program)
     }
@@ -69,7 +77,7 @@ struct Known {
 
 impl Known {
     fn bind_weights(&mut self, description: &Description, files: &Files, weights: &WeightStore) -> Result<(), Error> {
-        let uses = Uses::of(description);
+        let uses = Uses::of(description, weights.executor().is_some());
         let mut loads = Vec::new();
         for (i, weight) in description.weights.iter().enumerate() {
             let value = (description.inputs.len() + i) as u32;
@@ -114,7 +122,12 @@ impl Known {
             let tensor = weights.get(file, &weight.name, Some(weight.dtype))?;
             Ok((*value, Bound::Tensor(tensor)))
         };
-        for (value, bound) in loads.par_iter().map(load).collect::<Result<Vec<_>, Error>>()? {
+        // But none may wait for a device's thread, which may itself wait for a core.
+        let loaded: Result<Vec<_>, Error> = match weights.executor() {
+            None => loads.par_iter().map(load).collect(),
+            Some(_) => loads.iter().map(load).collect(),
+        };
+        for (value, bound) in loaded? {
             match bound {
                 Bound::Right(right) => drop(self.rights.insert(value, right)),
                 Bound::Tensor(tensor) => drop(self.bound.insert(value, tensor)),
@@ -123,11 +136,15 @@ impl Known {
         Ok(())
     }
 
-    fn bind_constants(&mut self, description: &Description) -> Result<(), Error> {
+    fn bind_constants(&mut self, description: &Description, executor: Option<&Arc<Executor>>) -> Result<(), Error> {
         let first = description.inputs.len() + description.weights.len();
         for (i, constant) in description.constants.iter().enumerate() {
+            let host = tensor::from_bytes(constant.dtype, &constant.shape, &constant.data)?;
             let tensor = Tensor {
-                inner: tensor::from_bytes(constant.dtype, &constant.shape, &constant.data)?,
+                elements: match executor {
+                    None => Elements::Here(host),
+                    Some(executor) => Elements::There(Box::new(executor.place(host, Owner::Program)?)),
+                },
                 ty: Type::new(constant.dtype, constant.shape.iter().copied()),
                 owner: Owner::Program,
             };
@@ -193,6 +210,7 @@ impl Known {
             steps: Vec::with_capacity(kept.len()),
             outputs: Vec::with_capacity(description.outputs.len()),
             plans: Plans::default(),
+            remote: false,
             bytes: 0,
         };
         let step_of: HashMap<u32, u32> = kept.iter().zip(0..).map(|((node, ..), i)| (leaves + node, i)).collect();
@@ -285,7 +303,8 @@ struct Uses {
 }
 
 impl Uses {
-    fn of(description: &Description) -> Self {
+    /// On a device (`remote`) every weight is a tensor: packed matrices and tables in files are the processor's.
+    fn of(description: &Description, remote: bool) -> Self {
         let first = description.inputs.len();
         let mut weights = vec![Use::default(); description.weights.len()];
         let mut note = |value: u32, role: Role| {
@@ -297,6 +316,7 @@ impl Uses {
                 return;
             };
             match role {
+                _ if remote => uses.anything = true,
                 Role::Rows => uses.rows = true,
                 // There is a kernel for f32 alone.
                 Role::Product if weight.dtype == DType::F32 => uses.product = true,
@@ -346,6 +366,7 @@ fn fold(
     node: &Node,
     bound: &HashMap<u32, Tensor>,
     room: &mut Room,
+    executor: Option<&Arc<Executor>>,
 ) -> Result<Option<Tensor>, Error> {
     let inputs: Option<SmallVec<[&Tensor; 4]>> = node.inputs.iter().map(|value| bound.get(value)).collect();
     if spec.op == Op::CachedAttention {
@@ -360,15 +381,39 @@ fn fold(
     let types: SmallVec<[&Type<u32>; 4]> = inputs.iter().map(|input| &input.ty).collect();
     let ty = spec.infer_refs(&types, attrs)?;
     let operands: SmallVec<[Operand<'_>; 4]> = inputs.iter().map(|input| input.operand()).collect();
-    let cost = spec.cost(&operands, attrs, &ty);
+    let cost = match executor {
+        None => spec.cost(&operands, attrs, &ty),
+        Some(_) => cuda::cost(spec, &operands, attrs, &ty),
+    };
     if !room.take(&cost) {
         return Ok(None);
     }
-    let list: SmallVec<[&candle_core::Tensor; 4]> = inputs.iter().map(|input| &input.inner).collect();
-    let inner = guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?;
+    let elements = match executor {
+        None => {
+            let list = inputs.iter().map(|input| input.here());
+            let list: SmallVec<[&candle_core::Tensor; 4]> = list.collect::<Result<_, _>>()?;
+            Elements::Here(guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?)
+        }
+        Some(executor) => {
+            let first = inputs.first().map(|first| (&first.ty, first.strides()));
+            let strides = match first {
+                Some(first) if cost.shares => shared_strides(spec, attrs, first, &ty),
+                _ => row_major(&ty.shape),
+            };
+            let slots = inputs.iter().map(|input| Ok(Arc::clone(&input.there()?.slot)));
+            let slots: SmallVec<[Arc<Slot>; 4]> = slots.collect::<Result<_, Error>>()?;
+            let (attrs, out) = (attrs.to_vec(), ty.clone());
+            let slot = executor.make(Owner::Program, move |device| {
+                let values = slots.iter().map(|slot| slot.get());
+                let values: SmallVec<[&Value; 4]> = values.collect::<Result<_, _>>()?;
+                guard(spec, || cuda::run(spec, &values, &attrs, &out, device))
+            })?;
+            Elements::There(Box::new(Remote { slot, strides }))
+        }
+    };
     let owner = match (cost.shares, inputs.first()) {
         (true, Some(first)) => first.owner.clone(),
         _ => Owner::Program,
     };
-    Ok(Some(Tensor { inner, ty, owner }))
+    Ok(Some(Tensor { elements, ty, owner }))
 }

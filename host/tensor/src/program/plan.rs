@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use maquette_ops::program::located;
-use maquette_ops::{Attr, Dim, Error, Form, Op, OpSpec, Operand, Type, attr_axis, attr_int, check_shape, normalise};
+use maquette_ops::{Attr, Dim, Error, Form, Op, Operand, Type, attr_int, check_shape};
 use smallvec::SmallVec;
 
 use super::{Place, Program, ProgramCost, Symbols};
+use crate::cuda;
+use crate::tensor::{row_major, shared_strides};
 
 /// Steps of all kept plans of one program together; beyond, the plans are made anew.
 const MAX_KEPT_STEPS: usize = 20_000;
@@ -130,7 +132,7 @@ impl Plan {
         }
         let bound = program.bound.iter().map(|tensor| Value {
             ty: tensor.ty.clone(),
-            strides: tensor.inner.stride().into(),
+            strides: tensor.strides().into(),
             memory: None,
         });
         let bound: Vec<Value> = bound.collect();
@@ -167,7 +169,10 @@ impl Plan {
                 let types: SmallVec<[&Type<u32>; 4]> = values.iter().map(|value| &value.ty).collect();
                 let ty = step.spec.infer_refs(&types, attrs).map_err(place)?;
                 let operands: SmallVec<[Operand<'_>; 4]> = values.iter().map(|value| value.operand()).collect();
-                let cost = step.spec.cost(&operands, attrs, &ty);
+                let cost = match program.remote {
+                    false => step.spec.cost(&operands, attrs, &ty),
+                    true => cuda::cost(step.spec, &operands, attrs, &ty),
+                };
                 flops = flops.saturating_add(cost.flops);
                 let mut temporary_bytes = cost.temporary_bytes;
                 if let Some(Place::Right(at)) = step.inputs.get(1) {
@@ -190,7 +195,7 @@ impl Plan {
                 }
                 let output = match values.first() {
                     Some(first) if cost.shares => Value {
-                        strides: shared_strides(step.spec, attrs, first, &ty),
+                        strides: shared_strides(step.spec, attrs, (&first.ty, &first.strides), &ty),
                         ty,
                         memory: ledger.share(first.memory),
                     },
@@ -268,57 +273,4 @@ pub(super) fn concrete(attrs: &[Attr], symbols: &[u32]) -> Result<Option<Vec<Att
         other => Ok(other.clone()),
     });
     each.collect::<Result<_, _>>().map(Some)
-}
-
-fn row_major(shape: &[u32]) -> SmallVec<[usize; 8]> {
-    let mut strides = SmallVec::from_elem(1, shape.len());
-    for i in (1..shape.len()).rev() {
-        strides[i - 1] = strides[i] * shape[i].max(1) as usize;
-    }
-    strides
-}
-
-/// The strides of an output that lies in its first input's memory.
-fn shared_strides(spec: &OpSpec, attrs: &[Attr], input: &Value, output: &Type<u32>) -> SmallVec<[usize; 8]> {
-    if output.elements() == 0 || spec.op == Op::Reshape {
-        return row_major(&output.shape);
-    }
-    let rank = input.ty.shape.len();
-    let axis = |at: usize, rank: usize| attr_axis(spec, attrs, at).and_then(|axis| normalise(axis, rank).ok());
-    let mut strides = input.strides.clone();
-    match spec.op {
-        Op::Transpose => {
-            if let (Some(a), Some(b)) = (axis(0, rank), axis(1, rank)) {
-                strides.swap(a, b);
-            }
-        }
-        Op::Permute => {
-            let order: &[i64] = match attrs.first() {
-                Some(Attr::Ints(order)) => order,
-                _ => &[],
-            };
-            let order = order.iter().filter_map(|axis| normalise(*axis, rank).ok());
-            strides = order.map(|axis| input.strides[axis]).collect();
-        }
-        Op::Squeeze => {
-            if let Some(at) = axis(0, rank) {
-                strides.remove(at);
-            }
-        }
-        Op::Unsqueeze | Op::Stack => {
-            if let Some(at) = axis(0, rank + 1) {
-                strides.insert(at, 1);
-            }
-        }
-        Op::BroadcastTo => {
-            let added = output.shape.len() - rank;
-            strides = SmallVec::from_elem(0, added);
-            for (i, stride) in input.strides.iter().enumerate() {
-                let repeats = input.ty.shape[i] != output.shape[added + i];
-                strides.push(if repeats { 0 } else { *stride });
-            }
-        }
-        _ => {}
-    }
-    strides
 }

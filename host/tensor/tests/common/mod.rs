@@ -5,12 +5,22 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use maquette_tensor::ops::{Attr, DType, lookup};
-use maquette_tensor::{Budget, Control, Runtime, RuntimeConfig, Scope, Tensor};
+use maquette_tensor::{Budget, Control, Device, Runtime, RuntimeConfig, Scope, Tensor};
 
 pub fn scope(limit: u64) -> (Scope, Arc<Budget>) {
+    scope_on(&runtime(Device::Cpu), limit)
+}
+
+pub fn runtime(device: Device) -> Arc<Runtime> {
+    Runtime::on(device, RuntimeConfig::default()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+pub fn scope_on(runtime: &Arc<Runtime>, limit: u64) -> (Scope, Arc<Budget>) {
     let budget = Budget::new(limit);
-    let runtime = Runtime::cpu(RuntimeConfig::default()).unwrap();
-    (Scope::new(runtime, Arc::clone(&budget), Control::default()), budget)
+    (
+        Scope::new(Arc::clone(runtime), Arc::clone(&budget), Control::default()),
+        budget,
+    )
 }
 
 /// xorshift64*: enough for tests, the same on every machine.

@@ -199,7 +199,7 @@ mod tests {
         use maquette_tensor::ops::{DType, Dim};
 
         let folder = tempfile::tempdir().unwrap();
-        let host = Host::start_in(&folder.path().join("cache")).unwrap();
+        let host = Host::start_in(&folder.path().join("cache"), maquette_tensor::Device::Cpu).unwrap();
         let input = |name: &str, dtype| Input {
             name: name.to_owned(),
             dtype,
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn the_guests_do_what_is_measured() {
         let folder = tempfile::tempdir().unwrap();
-        let host = Host::start_in(&folder.path().join("cache")).unwrap();
+        let host = Host::start_in(&folder.path().join("cache"), maquette_tensor::Device::Cpu).unwrap();
         let echo = host
             .open(parts(folder.path(), "echo.wasm", &echo().unwrap()).unwrap())
             .unwrap();

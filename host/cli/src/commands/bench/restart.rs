@@ -106,7 +106,7 @@ fn of(task: &Task, ids: [&'static str; 2], what: &str, aim: f64, effort: Effort)
 pub(crate) fn child(task: &Task) -> Result<Took> {
     let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
     let at = Instant::now();
-    let host = Host::start_in(&task.cache)?;
+    let host = Host::start_in(&task.cache, maquette_tensor::Device::Cpu)?;
     let start = ms(at);
     on_big_stack(|| {
         let at = Instant::now();

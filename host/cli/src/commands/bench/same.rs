@@ -219,7 +219,14 @@ pub(crate) fn decoder(host: &Host, model: &Model, effort: Effort) -> Result<Vec<
 }
 
 /// Milliseconds of a prompt and so many tokens, without a sandbox.
-fn native_tokens(host: &Host, model: &Model, program: &Program, sample: OpId, prompt: u32, tokens: u32) -> Result<f64> {
+fn native_tokens(
+    host: &Host,
+    model: &Model,
+    program: &Arc<Program>,
+    sample: OpId,
+    prompt: u32,
+    tokens: u32,
+) -> Result<f64> {
     let at = Instant::now();
     let (scope, budget) = scope(host, model);
     let spec = program.description().caches.first().copied();
