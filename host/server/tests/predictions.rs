@@ -67,7 +67,12 @@ fn a_caller_who_waits_gets_the_end_and_the_same_object_ever_after() {
             (body["model"].as_str(), body["version"].as_str()),
             (Some("me/actor"), Some(version.as_str()))
         );
-        assert!(body["metrics"]["predict_time"].as_f64().unwrap() > 0.0 && body["completed_at"].is_string());
+        let metric = |name: &str| body["metrics"][name].as_f64().unwrap();
+        assert!(metric("predict_time") > 0.0 && body["completed_at"].is_string());
+        assert!(
+            metric("total_time") >= metric("predict_time") + metric("queue_time"),
+            "{body}"
+        );
         assert_eq!((&body["error"], &body["data_removed"]), (&Value::Null, &json!(false)));
         let url = body["urls"]["get"].as_str().unwrap();
         assert!(url.starts_with("http://test.local/v1/predictions/"));
@@ -117,6 +122,21 @@ fn a_wait_that_is_over_says_starting_whatever_the_guest_does() {
         (cancelled.status, cancelled.json()["status"].as_str()),
         (200, Some("canceled"))
     );
+}
+
+/// Clients that iterate yield what a poll brings beyond the reply before it, and nothing of the first reply.
+#[test]
+fn a_reply_that_says_starting_holds_nothing_of_the_output_yet() {
+    let host = Host::start();
+    let version = host.actor();
+    let body = json!({"version": version, "input": {"do": "never"}}).to_string();
+    let reply = host.send("POST", "/v1/predictions", &[("prefer", "wait=1")], body.as_bytes());
+    let told = |body: &Value| json!([body["status"], body["output"], body["error"], body["logs"]]);
+    assert_eq!(told(&reply.json()), json!(["starting", null, null, ""]));
+    let path = format!("/v1/predictions/{}", id(&reply.json()));
+    let running = host.get(&path).json();
+    assert_eq!(told(&running), json!(["processing", [1], null, "half way\n"]));
+    host.post(&format!("{path}/cancel"), &json!({}));
 }
 
 #[test]

@@ -108,7 +108,10 @@ pub(crate) fn object(row: &Prediction, stream: &str, waits: Option<Waits>) -> St
         cache: row.cache.name(),
         metrics: Metrics {
             predict_time: ended.then(|| seconds(took.total_us)),
-            total_time: lived.filter(|_| ended).map(|ms| ms as f64 / 1e3),
+            // Its ends are known to the millisecond, its parts better: the whole is never less than they are.
+            total_time: lived
+                .filter(|_| ended)
+                .map(|ms| f64::max(ms as f64 / 1e3, seconds(took.queue_us.saturating_add(took.total_us)))),
             queue_time: ended.then(|| seconds(took.queue_us)),
             load_time: ended.then(|| seconds(took.load_us)),
             billed_ms: ended.then_some(took.billed_ms),
@@ -126,9 +129,14 @@ pub(crate) fn object(row: &Prediction, stream: &str, waits: Option<Waits>) -> St
     serde_json::to_string(&view).unwrap_or_default()
 }
 
-/// The object for a caller whose wait is over: clients take every status but `starting` for an end.
+/// The object for a caller whose wait is over: clients take every status but `starting` for an end, and what is in this reply of a
+/// growing output they have had already: it is not shown to whoever iterates over what the polls bring.
 pub(crate) fn still_starting(mut row: Prediction, stream: &str, waits: Option<Waits>) -> String {
     row.status = Status::Starting;
+    row.output = None;
+    row.error = None;
+    row.completed_at = None;
+    row.logs.clear();
     object(&row, stream, waits)
 }
 

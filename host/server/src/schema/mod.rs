@@ -3,6 +3,7 @@
 mod defaults;
 mod explain;
 mod lint;
+mod nullable;
 
 use std::fmt;
 
@@ -54,6 +55,8 @@ impl Schema {
     /// What in it cannot be used, in words for the contributor.
     pub fn new(schema: Value) -> Result<Self, String> {
         lint::check(&schema)?;
+        let mut widened = schema.clone();
+        nullable::widen(&mut widened);
         let validator = jsonschema::options()
             .with_draft(jsonschema::Draft::Draft202012)
             .with_pattern_options(
@@ -62,7 +65,7 @@ impl Schema {
                     .dfa_size_limit(MAX_PATTERN_BYTES),
             )
             .offline()
-            .build(&schema)
+            .build(&widened)
             .map_err(|e| format!("at `{}`: {}", e.instance_path(), e.masked()))?;
         let files = mentions_files(&schema);
         Ok(Self {

@@ -217,3 +217,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_field_that_says_nullable_may_be_null_and_no_other() {
+    let schema = json!({"type": "object", "properties": {
+        "note": {"type": "string", "nullable": true},
+        "name": {"type": "string"},
+        "mood": {"$ref": "#/$defs/Mood", "nullable": true},
+    }, "$defs": {"Mood": {"type": "string", "enum": ["glad"]}}});
+    assert!(errors(schema.clone(), json!({"note": null, "mood": null})).is_empty());
+    assert!(errors(schema.clone(), json!({"note": "n", "mood": "glad"})).is_empty());
+    assert_eq!(
+        errors(schema.clone(), json!({"name": null})),
+        ["name: expected a string, got null"]
+    );
+    assert_eq!(
+        errors(schema.clone(), json!({"mood": "sad"})),
+        ["mood: \"sad\" is not one of [\"glad\"]"]
+    );
+    assert_eq!(
+        Schema::new(schema.clone()).unwrap().value(),
+        &schema,
+        "shown as it was given"
+    );
+}

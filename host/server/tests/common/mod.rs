@@ -275,7 +275,7 @@ pub fn receive(stream: &mut BufReader<TcpStream>) -> Reply {
 
 /// The input schema of [`actor`].
 pub const ACTOR_INPUT: &str = r#"{"type":"object","additionalProperties":false,"required":["do"],"properties":{
-    "do":{"type":"string","enum":["echo","trap","loop","grow","invalid","shape","big","many","wait","xjson"]},
+    "do":{"type":"string","enum":["echo","trap","loop","grow","invalid","shape","big","many","wait","xjson","never"]},
     "file":{"type":"string","format":"uri"},
     "n":{"type":"integer","minimum":0,"maximum":10,"default":3},
     "text":{"anyOf":[{"type":"string","minLength":1},{"type":"array","minItems":1,"maxItems":64,"items":{"type":"string"}}]}}}"#;
@@ -315,6 +315,10 @@ pub fn actor() -> Vec<u8> {
       (local.set $start (call $remaining))
       (loop $wait (br_if $wait
         (i64.lt_s (i64.sub (local.get $start) (call $remaining)) (i64.const 300))))))
+    (if (i32.eq (local.get $do) (i32.const 110)) (then
+      (call $log (i32.const 1) (i32.const 4144) (i32.const 8))
+      (call $emit (i32.const 4097) (i32.const 1) (call $alloc (i32.const 16)))
+      (loop $on (br $on))))
     (if (i32.eq (local.get $do) (i32.const 109)) (then
       (local.set $ret (call $alloc (i32.const 16)))
       (call $log (i32.const 1) (i32.const 4144) (i32.const 8))

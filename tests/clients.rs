@@ -1,0 +1,57 @@
+//! Today's Replicate clients work by changing the base URL: the official ones, as they are published, drive the real server.
+//!
+//! What each of them is held to stands in its script in `clients/`; a script prints a line a check, and every one has to have run.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+#[path = "clients/install.rs"]
+mod install;
+#[path = "clients/serve.rs"]
+mod serve;
+
+use install::Kit;
+use serve::{Mode, Serving};
+
+/// Runs the checks of a client against a server in each mode, one after the other on one data folder.
+fn hold(kit: Kit, script: &str, expected: [(Mode, usize); 3]) {
+    let data = serve::published();
+    for (mode, checks) in expected {
+        let server = Serving::start(mode, data.path());
+        let (passed, said) = server.run(kit, script);
+        drop(server);
+        assert!(passed, "{script} against {mode:?}:\n{said}");
+        let ran = said.lines().filter(|line| line.starts_with("ok ")).count();
+        assert_eq!(
+            ran, checks,
+            "{script} against {mode:?} ran other checks than there are:\n{said}"
+        );
+    }
+}
+
+#[test]
+fn python_1_works_by_changing_the_base_url() {
+    hold(
+        Kit::Python1,
+        "python1.py",
+        [(Mode::Http, 27), (Mode::Https, 6), (Mode::Full, 1)],
+    );
+}
+
+#[test]
+fn python_2_works_by_changing_the_base_url() {
+    hold(
+        Kit::Python2,
+        "python2.py",
+        [(Mode::Http, 27), (Mode::Https, 6), (Mode::Full, 2)],
+    );
+}
+
+#[test]
+fn javascript_works_by_changing_the_base_url() {
+    hold(
+        Kit::JavaScript,
+        "javascript.mjs",
+        [(Mode::Http, 24), (Mode::Https, 5), (Mode::Full, 2)],
+    );
+}
