@@ -15,6 +15,8 @@ use serve::{Mode, Serving};
 
 /// Runs the checks of a client against a server in each mode, one after the other on one data folder.
 fn hold(kit: Kit, script: &str, expected: [(Mode, usize); 3]) {
+    // What is missing on this machine is better known at once.
+    kit.install();
     let data = serve::published();
     for (mode, checks) in expected {
         let server = Serving::start(mode, data.path());

@@ -51,7 +51,7 @@ impl Kit {
     }
 
     /// The folder in which it is installed. Whoever comes first installs it, beside its place, and puts it there when it is whole.
-    fn install(self) -> PathBuf {
+    pub(crate) fn install(self) -> PathBuf {
         let (name, packages) = self.packages();
         let clients = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients");
         std::fs::create_dir_all(&clients).unwrap();
