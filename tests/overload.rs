@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -21,6 +22,9 @@ const QUEUE: &str = "64";
 
 /// What growth of the server's memory under overload is still called flat, in KiB.
 const GROWTH: u64 = 192 << 10;
+
+/// Each measures, so that one waits for the other.
+static ALONE: Mutex<()> = Mutex::new(());
 
 struct Host {
     serve: Serve,
@@ -100,6 +104,7 @@ fn check_refusals(done: &[Done]) -> Vec<Duration> {
 
 #[test]
 fn ten_times_more_than_can_be_served_takes_nothing_from_what_is_served() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let time = Duration::from_secs(setting("MAQUETTE_SECONDS", 3) as u64);
     let host = host(4);
     host.most(Duration::from_millis(300));
@@ -138,6 +143,7 @@ fn ten_times_more_than_can_be_served_takes_nothing_from_what_is_served() {
 
 #[test]
 fn who_asks_for_little_gets_it_beside_who_asks_for_everything() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let time = Duration::from_secs(setting("MAQUETTE_SECONDS", 3) as u64);
     let host = host(2);
     let most = host.most(Duration::from_secs(1));

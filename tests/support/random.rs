@@ -30,7 +30,7 @@ impl Random {
 /// The seed that was asked for, or a new one.
 pub fn seed() -> u64 {
     match std::env::var("MAQUETTE_SEED") {
-        Ok(text) => text.parse().expect("MAQUETTE_SEED is a number"),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("MAQUETTE_SEED is a number")),
         Err(_) => {
             u64::from(std::process::id()) << 32 | u64::from(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos())
         }
