@@ -32,7 +32,7 @@ pub(super) fn paths() -> Value {
     let mut readme = gone("getReadme", "A model's readme, in Markdown", &of_model, "200");
     readme["responses"]["200"]["content"] = json!({"text/plain": {"schema": {"type": "string"}}});
     let search = json!([
-        {"name": "query", "in": "query", "required": true, "schema": {"type": "string", "minLength": 1, "maxLength": 4096}},
+        {"name": "query", "in": "query", "required": true, "schema": {"type": "string", "minLength": 1, "maxLength": 1000}},
         {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 50, "default": 20}},
     ]);
     let of_version = json!([owner, name, version]);
