@@ -1,0 +1,23 @@
+//! Fuzz targets. No input to the tensor interface, no package, no file and no request makes the host panic, abort, hang or grow.
+//!
+//! A target is a function of bytes that panics if the promise is broken. The test suite runs each over its corpus and over mutations
+//! of it (`tests/corpus.rs`); `run` drives the same functions with libFuzzer for as long as one likes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a target tells what it has found"
+)]
+
+pub mod mutate;
+mod ops;
+mod tensors;
+
+/// A target: its name, which is its corpus' folder, and what it does with bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[("ops", ops::run)];
+
+/// The longest input that is tried, in bytes.
+pub const MAX_INPUT: usize = 4096;
