@@ -11,13 +11,20 @@
 
 pub mod mutate;
 mod ops;
+mod programs;
 mod tensors;
+mod weight_files;
 
 /// A target: its name, which is its corpus' folder, and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: &[Target] = &[("ops", ops::run)];
+pub const TARGETS: &[Target] = &[
+    ("ops", ops::run),
+    ("programs", programs::run),
+    ("safetensors", weight_files::safetensors),
+    ("gguf", weight_files::gguf),
+];
 
 /// The longest input that is tried, in bytes.
 pub const MAX_INPUT: usize = 4096;

@@ -45,3 +45,18 @@ fn tried(target: fn(&[u8]), input: &[u8], what: &str) {
 fn no_op_on_any_tensors_makes_the_host_fail() {
     holds("ops");
 }
+
+#[test]
+fn no_program_and_no_input_of_one_makes_the_host_fail() {
+    holds("programs");
+}
+
+#[test]
+fn no_safetensors_file_makes_the_host_fail() {
+    holds("safetensors");
+}
+
+#[test]
+fn no_gguf_file_makes_the_host_fail() {
+    holds("gguf");
+}
