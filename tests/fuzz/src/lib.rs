@@ -9,10 +9,15 @@
     reason = "a panic is how a target tells what it has found"
 )]
 
+mod manifests;
 pub mod mutate;
 mod ops;
 mod programs;
+mod publishing;
+mod requests;
+mod streams;
 mod tensors;
+mod uploads;
 mod weight_files;
 
 /// A target: its name, which is its corpus' folder, and what it does with bytes.
@@ -24,6 +29,11 @@ pub const TARGETS: &[Target] = &[
     ("programs", programs::run),
     ("safetensors", weight_files::safetensors),
     ("gguf", weight_files::gguf),
+    ("manifests", manifests::run),
+    ("publishing", publishing::run),
+    ("uploads", uploads::run),
+    ("streams", streams::run),
+    ("requests", requests::run),
 ];
 
 /// The longest input that is tried, in bytes.

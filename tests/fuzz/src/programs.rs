@@ -199,7 +199,7 @@ fn damage(description: &mut Description, u: &mut Unstructured<'_>) -> Result<()>
                     node.op = u.arbitrary::<&str>()?.to_owned();
                 }
             }
-            8 => description.constants.iter_mut().for_each(|constant| drop(constant.data.pop())),
+            8 => description.constants.iter_mut().for_each(|constant| constant.data.truncate(number as usize)),
             9 => description.weights.iter_mut().for_each(|weight| weight.shape.push(number)),
             10 => description.weights.iter_mut().for_each(|weight| weight.name.push('?')),
             _ => description.nodes.reverse(),

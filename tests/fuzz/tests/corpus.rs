@@ -60,3 +60,28 @@ fn no_safetensors_file_makes_the_host_fail() {
 fn no_gguf_file_makes_the_host_fail() {
     holds("gguf");
 }
+
+#[test]
+fn no_manifest_case_or_source_makes_the_host_fail() {
+    holds("manifests");
+}
+
+#[test]
+fn no_body_of_publishing_makes_the_host_fail() {
+    holds("publishing");
+}
+
+#[test]
+fn no_form_makes_the_host_fail() {
+    holds("uploads");
+}
+
+#[test]
+fn every_event_of_a_stream_is_read_as_it_was_meant() {
+    holds("streams");
+}
+
+#[test]
+fn no_request_for_a_prediction_makes_the_host_fail() {
+    holds("requests");
+}
