@@ -22,12 +22,8 @@ use crate::problem::Problem;
 
 /// Headers as a connection hands them over; those that it would refuse are left out.
 pub fn headers(sent: &[(&str, &[u8])]) -> HeaderMap {
-    let pair = |(name, value): &(&str, &[u8])| {
-        Some((
-            HeaderName::try_from(*name).ok()?,
-            HeaderValue::from_bytes(value).ok()?,
-        ))
-    };
+    let pair =
+        |(name, value): &(&str, &[u8])| Some((HeaderName::try_from(*name).ok()?, HeaderValue::from_bytes(value).ok()?));
     sent.iter().filter_map(pair).collect()
 }
 
@@ -46,7 +42,11 @@ pub fn publishing(body: &[u8]) {
         digests.iter().for_each(|text| drop(publish::digest(text)));
     }
     if let Ok(publish::PointTo { version }) = serde_json::from_slice(body) {
-        let _ = (check_name("model", &version), check_alias(&version), VersionName::parse(&version));
+        let _ = (
+            check_name("model", &version),
+            check_alias(&version),
+            VersionName::parse(&version),
+        );
     }
 }
 
@@ -121,7 +121,11 @@ pub fn stream(id: &str, items: &[&str], lines: &[&str], error: Option<&str>) -> 
         live.hear(Event::Item((*item).to_owned()));
     }
     let mut row = live.row();
-    row.status = if error.is_some() { Status::Failed } else { Status::Succeeded };
+    row.status = if error.is_some() {
+        Status::Failed
+    } else {
+        Status::Succeeded
+    };
     row.error = error.map(str::to_owned);
     live.end(row);
     let before = position;
@@ -166,7 +170,9 @@ impl Uploads {
     /// The refusal as JSON.
     pub fn read(&self, content_type: &[u8], pieces: Vec<Vec<u8>>) -> Result<(String, String, String), String> {
         let headers = headers(&[(CONTENT_TYPE.as_str(), content_type)]);
-        let pieces = pieces.into_iter().map(|piece| Ok::<_, std::convert::Infallible>(Bytes::from(piece)));
+        let pieces = pieces
+            .into_iter()
+            .map(|piece| Ok::<_, std::convert::Infallible>(Bytes::from(piece)));
         let body = Body::from_stream(futures::stream::iter(pieces));
         let sent = self.runtime.block_on(upload::read(&self.app, &headers, body));
         let sent = sent.map_err(|problem| problem.body().to_string())?;

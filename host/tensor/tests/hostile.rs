@@ -412,7 +412,12 @@ fn a_product_has_as_many_dimensions_as_a_tensor_may() {
 fn extremes_are_found_along_dimensions_that_a_broadcast_has_left_without_a_stride() {
     let (scope, _) = scope(1 << 20);
     let full = |shape: &[i64]| apply(&scope, "full/1", &[], &[Attr::Ints(shape.to_vec()), Attr::Float(3.0)]);
-    for (op, shape) in [("max/1", [1, 1]), ("min/1", [1, 1]), ("max/1", [1, 3]), ("min/1", [3, 1])] {
+    for (op, shape) in [
+        ("max/1", [1, 1]),
+        ("min/1", [1, 1]),
+        ("max/1", [1, 3]),
+        ("min/1", [3, 1]),
+    ] {
         let found = apply(&scope, op, &[&full(&shape)], &[Attr::Ints(vec![0, 1])]);
         assert_eq!(scope.read(&found).unwrap(), 3_f32.to_le_bytes(), "{op} {shape:?}");
     }

@@ -82,7 +82,17 @@ fn apply(scope: &Scope, tensors: &[Tensor], u: &mut Unstructured<'_>) -> Result<
     if u.ratio(1, 64)? {
         inputs.extend(pick(tensors, u)?);
     }
-    let attrs: Vec<Attr> = attrs(spec, &mut |u| Ok(if u.ratio(1, 64)? { Dim::symbol(0) } else { Dim::from(dim(u)?) }), u)?;
+    let attrs: Vec<Attr> = attrs(
+        spec,
+        &mut |u| {
+            Ok(if u.ratio(1, 64)? {
+                Dim::symbol(0)
+            } else {
+                Dim::from(dim(u)?)
+            })
+        },
+        u,
+    )?;
     let number = if u.ratio(1, 128)? { u.arbitrary()? } else { number };
     let Some(made) = answered(scope.apply(OpId(number), &inputs, &attrs)) else {
         return Ok(None);

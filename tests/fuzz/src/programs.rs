@@ -47,7 +47,10 @@ fn files() -> &'static Files {
         let open = |(name, bytes): (&str, &[u8])| {
             let mut stored = tempfile::NamedTempFile::new().unwrap();
             stored.write_all(bytes).unwrap();
-            (name.to_owned(), scope.runtime().weights().open(name, stored.path()).unwrap())
+            (
+                name.to_owned(),
+                scope.runtime().weights().open(name, stored.path()).unwrap(),
+            )
         };
         contents.into_iter().map(open).collect()
     })
@@ -62,7 +65,14 @@ fn symbolic(symbols: u32, u: &mut Unstructured<'_>) -> Result<Dim> {
     Ok(match u.int_in_range(0..=7)? {
         0 => {
             let terms = (0..u.int_in_range(0..=3)?)
-                .map(|_| Ok((u.arbitrary()?, (0..u.int_in_range(0..=3)?).map(|_| u.int_in_range(0..=3)).collect::<Result<_>>()?)))
+                .map(|_| {
+                    Ok((
+                        u.arbitrary()?,
+                        (0..u.int_in_range(0..=3)?)
+                            .map(|_| u.int_in_range(0..=3))
+                            .collect::<Result<_>>()?,
+                    ))
+                })
                 .collect::<Result<Vec<(i64, Vec<u32>)>>>()?;
             Dim::from_terms(terms).unwrap_or_default()
         }
@@ -94,7 +104,11 @@ fn record(description: &mut Description, u: &mut Unstructured<'_>) -> Result<()>
         description.weights.push(WeightRef {
             file: file_name.clone(),
             name: info.name.clone(),
-            dtype: if u.ratio(1, 4)? { dtype(u)? } else { maquette_tensor::ops::DType::F32 },
+            dtype: if u.ratio(1, 4)? {
+                dtype(u)?
+            } else {
+                maquette_tensor::ops::DType::F32
+            },
             shape: info.shape.to_vec(),
         });
     }
@@ -129,15 +143,29 @@ fn record(description: &mut Description, u: &mut Unstructured<'_>) -> Result<()>
 
 /// The types of the leaves.
 fn types(description: &Description) -> Vec<Type<Dim>> {
-    let inputs = description.inputs.iter().map(|input| Type::new(input.dtype, input.shape.iter().cloned()));
+    let inputs = description
+        .inputs
+        .iter()
+        .map(|input| Type::new(input.dtype, input.shape.iter().cloned()));
     let plain = |dtype, shape: &[u32]| Type::new(dtype, shape.iter().map(|dim| Dim::from(*dim)));
-    let weights = description.weights.iter().map(|weight| plain(weight.dtype, &weight.shape));
-    let constants = description.constants.iter().map(|constant| plain(constant.dtype, &constant.shape));
+    let weights = description
+        .weights
+        .iter()
+        .map(|weight| plain(weight.dtype, &weight.shape));
+    let constants = description
+        .constants
+        .iter()
+        .map(|constant| plain(constant.dtype, &constant.shape));
     inputs.chain(weights).chain(constants).collect()
 }
 
 /// Records a node, most often only one that the rules allow.
-fn node(description: &mut Description, types: &mut Vec<Type<Dim>>, symbols: u32, u: &mut Unstructured<'_>) -> Result<()> {
+fn node(
+    description: &mut Description,
+    types: &mut Vec<Type<Dim>>,
+    symbols: u32,
+    u: &mut Unstructured<'_>,
+) -> Result<()> {
     let (_, spec) = op(u)?;
     let mut inputs = Vec::new();
     for input in spec.inputs {
@@ -165,7 +193,11 @@ fn node(description: &mut Description, types: &mut Vec<Type<Dim>>, symbols: u32,
         op: spec.name.to_owned(),
         inputs,
         attrs,
-        location: if u.arbitrary()? { "src/lib.rs:1".to_owned() } else { String::new() },
+        location: if u.arbitrary()? {
+            "src/lib.rs:1".to_owned()
+        } else {
+            String::new()
+        },
     });
     Ok(())
 }
@@ -199,8 +231,14 @@ fn damage(description: &mut Description, u: &mut Unstructured<'_>) -> Result<()>
                     node.op = u.arbitrary::<&str>()?.to_owned();
                 }
             }
-            8 => description.constants.iter_mut().for_each(|constant| constant.data.truncate(number as usize)),
-            9 => description.weights.iter_mut().for_each(|weight| weight.shape.push(number)),
+            8 => description
+                .constants
+                .iter_mut()
+                .for_each(|constant| constant.data.truncate(number as usize)),
+            9 => description
+                .weights
+                .iter_mut()
+                .for_each(|weight| weight.shape.push(number)),
             10 => description.weights.iter_mut().for_each(|weight| weight.name.push('?')),
             _ => description.nodes.reverse(),
         }
@@ -220,7 +258,9 @@ fn execute(scope: &Scope, program: &Program, u: &mut Unstructured<'_>) -> Result
             None => shape(u)?,
         };
         let dtype = if u.ratio(1, 64)? { dtype(u)? } else { input.dtype };
-        let Some(bytes) = elements(dtype, &shape, u)? else { return Ok(()) };
+        let Some(bytes) = elements(dtype, &shape, u)? else {
+            return Ok(());
+        };
         let Some(tensor) = answered(scope.from_bytes(dtype, &shape, &bytes)) else {
             return Ok(());
         };
@@ -247,7 +287,10 @@ fn execute(scope: &Scope, program: &Program, u: &mut Unstructured<'_>) -> Result
                     }
                 }
             }
-            None => assert!(caches.iter().map(KvCache::len).eq(before), "a run that failed has changed a cache"),
+            None => assert!(
+                caches.iter().map(KvCache::len).eq(before),
+                "a run that failed has changed a cache"
+            ),
         }
         if let (Some(cache), true) = (caches.first(), u.arbitrary::<bool>()?) {
             let fork = cache.fork();

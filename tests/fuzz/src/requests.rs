@@ -9,7 +9,10 @@ pub(crate) fn run(data: &[u8]) {
         .split(|byte| *byte == b'\n')
         .filter_map(|line| {
             let colon = line.iter().position(|byte| *byte == b':')?;
-            Some((std::str::from_utf8(&line[..colon]).ok()?, line[colon + 1..].trim_ascii()))
+            Some((
+                std::str::from_utf8(&line[..colon]).ok()?,
+                line[colon + 1..].trim_ascii(),
+            ))
         })
         .collect();
     if let Err(refusal) = fuzzing::prediction(&fuzzing::headers(&headers), body) {

@@ -20,7 +20,9 @@ impl<'a> Arbitrary<'a> for Said {
         };
         let texts = |u: &mut Unstructured<'a>| {
             let count = u.int_in_range(0..=4)?;
-            (0..count).map(|_| u.arbitrary()).collect::<arbitrary::Result<Vec<String>>>()
+            (0..count)
+                .map(|_| u.arbitrary())
+                .collect::<arbitrary::Result<Vec<String>>>()
         };
         let mut items = texts(u)?;
         // An item is JSON, mostly a text.
@@ -49,13 +51,21 @@ pub(crate) fn run(data: &[u8]) {
     };
     let events = read(&told.text);
     let (name, id, _) = events.last().expect("a stream that has ended says so");
-    assert_eq!((name.as_str(), id), ("done", &told.next), "going on from the last event repeats or loses something");
+    assert_eq!(
+        (name.as_str(), id),
+        ("done", &told.next),
+        "going on from the last event repeats or loses something"
+    );
     assert_eq!(events.iter().filter(|(name, ..)| name == "done").count(), 1);
     let outputs: Vec<_> = events.iter().filter(|(name, ..)| name == "output").collect();
     assert_eq!(outputs.len(), told.news.0);
     for ((_, _, data), item) in outputs.iter().zip(&items[items.len() - told.news.0..]) {
         let plain: String = serde_json::from_str(item).unwrap();
-        assert_eq!(*data, plain.replace('\r', "\n"), "an item has come through as something else");
+        assert_eq!(
+            *data,
+            plain.replace('\r', "\n"),
+            "an item has come through as something else"
+        );
     }
     let again = fuzzing::stream(&told.next, &items, &lines, said.error.as_deref()).expect("an id that was given out");
     assert_eq!(again.news, (0, 0), "going on from the end tells something again");

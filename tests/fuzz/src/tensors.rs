@@ -32,7 +32,11 @@ pub(crate) fn answered<T>(answer: std::result::Result<T, Error>) -> Option<T> {
         Ok(value) => Some(value),
         Err(error) => {
             assert!(error.code != Code::Internal, "a fault of the host: {error}");
-            assert!(error.message.len() < 1 << 16, "a message of {} bytes", error.message.len());
+            assert!(
+                error.message.len() < 1 << 16,
+                "a message of {} bytes",
+                error.message.len()
+            );
             None
         }
     }
@@ -76,14 +80,25 @@ pub(crate) fn elements(dtype: DType, shape: &[u32], u: &mut Unstructured<'_>) ->
         let wild = kind & 2 != 0 && i % 3 == 0;
         match dtype {
             DType::F32 => {
-                let wilds = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE / 2.0, -0.0];
+                let wilds = [
+                    f32::NAN,
+                    f32::INFINITY,
+                    f32::NEG_INFINITY,
+                    f32::MAX,
+                    f32::MIN_POSITIVE / 2.0,
+                    -0.0,
+                ];
                 let value = if wild { wilds[i as usize % wilds.len()] } else { n };
                 bytes.extend(value.to_le_bytes());
             }
             DType::F16 | DType::BF16 => {
                 let wilds = [0x7fff_u16, 0x7c00, 0xfc00, 0x7f80, 0x0001, 0x8000];
                 let one: u16 = if dtype == DType::F16 { 0x3c00 } else { 0x3f80 };
-                let value = if wild { wilds[i as usize % wilds.len()] } else { one.wrapping_add(n as i32 as u16) };
+                let value = if wild {
+                    wilds[i as usize % wilds.len()]
+                } else {
+                    one.wrapping_add(n as i32 as u16)
+                };
                 bytes.extend(value.to_le_bytes());
             }
             DType::U8 => bytes.push(if wild { u8::MAX } else { n as u8 }),
@@ -101,7 +116,11 @@ pub(crate) fn op(u: &mut Unstructured<'_>) -> Result<(u32, &'static OpSpec)> {
 }
 
 /// Attributes of an op: mostly of the right kind, sometimes any, sometimes fewer or more than it has.
-pub(crate) fn attrs(spec: &OpSpec, dims: &mut dyn FnMut(&mut Unstructured<'_>) -> Result<Dim>, u: &mut Unstructured<'_>) -> Result<Vec<Attr>> {
+pub(crate) fn attrs(
+    spec: &OpSpec,
+    dims: &mut dyn FnMut(&mut Unstructured<'_>) -> Result<Dim>,
+    u: &mut Unstructured<'_>,
+) -> Result<Vec<Attr>> {
     let mut attrs = Vec::new();
     for attr in spec.attrs {
         let kind: u8 = u.arbitrary()?;
@@ -118,7 +137,11 @@ pub(crate) fn attrs(spec: &OpSpec, dims: &mut dyn FnMut(&mut Unstructured<'_>) -
     Ok(attrs)
 }
 
-fn fitting(kind: AttrKind, dims: &mut dyn FnMut(&mut Unstructured<'_>) -> Result<Dim>, u: &mut Unstructured<'_>) -> Result<Attr> {
+fn fitting(
+    kind: AttrKind,
+    dims: &mut dyn FnMut(&mut Unstructured<'_>) -> Result<Dim>,
+    u: &mut Unstructured<'_>,
+) -> Result<Attr> {
     Ok(match kind {
         AttrKind::Flag(_) => Attr::Flag(u.arbitrary()?),
         AttrKind::Axis(_) => Attr::Int(u.int_in_range(-9..=9)?),
@@ -130,7 +153,11 @@ fn fitting(kind: AttrKind, dims: &mut dyn FnMut(&mut Unstructured<'_>) -> Result
             Attr::Ints((0..count).map(|_| u.int_in_range(-9..=9)).collect::<Result<_>>()?)
         }
         AttrKind::Shape | AttrKind::Size if u.arbitrary()? => {
-            let count = if kind == AttrKind::Size { 1 } else { u.int_in_range(0..=8)? };
+            let count = if kind == AttrKind::Size {
+                1
+            } else {
+                u.int_in_range(0..=8)?
+            };
             Attr::Dims((0..count).map(|_| dims(u)).collect::<Result<_>>()?)
         }
         AttrKind::Shape => ints(8, u)?,

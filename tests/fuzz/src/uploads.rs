@@ -19,7 +19,11 @@ pub(crate) fn run(data: &[u8]) {
         let uploads = Uploads::open(data.path(), LARGEST).unwrap();
         Mutex::new(Server { uploads, _data: data })
     });
-    let Some((head, form)) = data.iter().position(|byte| *byte == b'\n').map(|at| (&data[..at], &data[at + 1..])) else {
+    let Some((head, form)) = data
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .map(|at| (&data[..at], &data[at + 1..]))
+    else {
         return;
     };
     let size = 1 + head.last().map_or(0, |byte| usize::from(*byte) * 7 % 61);
@@ -28,8 +32,14 @@ pub(crate) fn run(data: &[u8]) {
         let server = server.lock().unwrap_or_else(PoisonError::into_inner);
         match server.uploads.read(head, pieces) {
             Ok((name, content_type, metadata)) => {
-                assert!((1..=255).contains(&name.len()) && !name.contains(['/', '\\', '\0', '\n']), "{name:?}");
-                assert!(content_type.len() <= 128 && content_type.contains('/'), "{content_type:?}");
+                assert!(
+                    (1..=255).contains(&name.len()) && !name.contains(['/', '\\', '\0', '\n']),
+                    "{name:?}"
+                );
+                assert!(
+                    content_type.len() <= 128 && content_type.contains('/'),
+                    "{content_type:?}"
+                );
                 let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
                 assert!(metadata.is_object());
             }

@@ -57,7 +57,10 @@ fn file(data: &[u8]) {
         multiply(&scope, &file, &info.name, &info.shape);
         assert!(runtime.weights().resident_bytes() <= WEIGHTS);
     }
-    assert!(file.metadata("general.alignment").is_none_or(|text| text.len() <= data.len() * 8));
+    assert!(
+        file.metadata("general.alignment")
+            .is_none_or(|text| text.len() <= data.len() * 8)
+    );
 }
 
 /// A matrix is also multiplied by, and rows are looked up in it: those have readers of their own.
@@ -67,7 +70,12 @@ fn multiply(scope: &Scope, file: &Arc<WeightFile>, name: &str, shape: &[u32]) {
         return;
     }
     for (op, dtype, input, inputs) in [
-        ("linear/1", DType::F32, vec![Dim::symbol(0), Dim::from(width)], vec![0, 1]),
+        (
+            "linear/1",
+            DType::F32,
+            vec![Dim::symbol(0), Dim::from(width)],
+            vec![0, 1],
+        ),
         ("embedding/1", DType::U32, vec![Dim::symbol(0)], vec![1, 0]),
     ] {
         let description = Description {
