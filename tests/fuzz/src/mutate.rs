@@ -10,7 +10,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -19,7 +19,7 @@ impl Random {
 
     /// A number below `end`, which must not be 0.
     pub fn below(&mut self, end: usize) -> usize {
-        ((self.next() >> 32) as usize) % end
+        ((self.number() >> 32) as usize) % end
     }
 }
 
@@ -51,14 +51,14 @@ pub fn mutate(seed: &[u8], other: &[u8], random: &mut Random, longest: usize) ->
 
 fn change(data: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     if data.is_empty() {
-        data.extend((0..=random.below(64)).map(|_| random.next() as u8));
+        data.extend((0..=random.below(64)).map(|_| random.number() as u8));
         return;
     }
     let at = random.below(data.len());
     match random.below(9) {
         0 => data[at] ^= 1 << random.below(8),
-        1 => data[at] = random.next() as u8,
-        2 => data.insert(at, random.next() as u8),
+        1 => data[at] = random.number() as u8,
+        2 => data.insert(at, random.number() as u8),
         3 => drop(data.remove(at)),
         4 => data.truncate(at),
         5 => {
