@@ -10,6 +10,9 @@ mod catalog;
 mod config;
 mod engine;
 mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gc;
 mod http;
 mod ids;

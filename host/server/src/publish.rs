@@ -156,6 +156,18 @@ async fn steps(app: &Arc<App>, request: Request) -> Result<Published, Failed> {
     Ok(Published { id, new: true })
 }
 
+/// What publishing reads before it looks for blobs.
+///
+/// # Errors
+/// Why it is refused.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(request: &Request) -> Result<VersionId, String> {
+    let told = |failed: Failed| format!("{}: {}", failed.step, failed.message);
+    let (manifest, id) = read_manifest(request).map_err(told)?;
+    aliases(request, &manifest).map_err(told)?;
+    Ok(id)
+}
+
 fn read_manifest(request: &Request) -> Result<(VersionManifest, VersionId), Failed> {
     let fail = |why: String| Failed::new("manifest", why);
     let manifest = VersionManifest::from_json(&request.manifest.to_string()).map_err(|e| fail(e.to_string()))?;

@@ -191,8 +191,8 @@ impl Kernel<'_> {
             Op::Sign => x.sign()?,
             Op::Cast => x.to_dtype(candle_dtype(self.out.dtype))?,
             Op::Sum | Op::Mean | Op::Max | Op::Min => self.reduce(op, x)?,
-            Op::Argmax => self.shaped(x.contiguous()?.argmax(self.axis(0, x.rank())?)?)?,
-            Op::Argmin => self.shaped(x.contiguous()?.argmin(self.axis(0, x.rank())?)?)?,
+            Op::Argmax => self.shaped(dense(x)?.argmax(self.axis(0, x.rank())?)?)?,
+            Op::Argmin => self.shaped(dense(x)?.argmin(self.axis(0, x.rank())?)?)?,
             Op::Reshape => x.reshape(dims(&self.out.shape))?,
             Op::Transpose => x.transpose(self.axis(0, x.rank())?, self.axis(1, x.rank())?)?,
             Op::Permute => x.permute(self.axes(x.rank())?.as_slice())?,
@@ -317,7 +317,7 @@ impl Kernel<'_> {
             Op::Sum => norm::in_f32(x, |x| Ok(x.contiguous()?.sum_keepdim(axes.as_slice())?))?,
             Op::Mean => norm::in_f32(x, |x| Ok(x.contiguous()?.mean_keepdim(axes.as_slice())?))?,
             _ => {
-                let mut x = x.contiguous()?;
+                let mut x = dense(x)?;
                 for axis in axes {
                     x = match op {
                         Op::Max => x.max_keepdim(axis)?,
@@ -395,6 +395,11 @@ impl Kernel<'_> {
         };
         size.ok_or_else(|| Error::internal("a size is missing").into())
     }
+}
+
+/// A dense tensor with the strides of its shape: a broadcast leaves 0 for dimensions of 1, by which candle divides.
+fn dense(x: &Tensor) -> Result<Tensor> {
+    Ok(x.contiguous()?.reshape(x.dims())?)
 }
 
 fn binary(op: Op, a: &Tensor, b: &Tensor) -> Result<Tensor> {

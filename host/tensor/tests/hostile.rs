@@ -371,3 +371,58 @@ fn what_is_tried_on_images_is_not_all_refused() {
         .collect();
     assert!(refused.is_empty(), "{refused:?} never ran");
 }
+
+#[test]
+fn a_product_has_as_many_dimensions_as_a_tensor_may() {
+    let (scope, _) = scope(1 << 20);
+    let filled = |shape: &[usize]| {
+        let mut next = 0.0;
+        let plain = Plain::from_fn(shape, |_| {
+            next += 1.0;
+            next
+        });
+        upload(&scope, &plain, DType::F32)
+    };
+    let read = |tensor: &Tensor| scope.read(tensor).unwrap();
+    let swap = [Attr::Int(-1), Attr::Int(-2)];
+    let (a, b) = (filled(&[2, 1, 3, 1, 2, 2, 3]), filled(&[2, 1, 3, 1, 2, 3, 2]));
+    let (a3, b3) = (filled(&[12, 2, 3]), filled(&[12, 3, 2]));
+    let expected = apply(&scope, "matmul/1", &[&a3, &b3], &[]);
+    let product = apply(&scope, "matmul/1", &[&a, &b], &[]);
+    assert_eq!(product.shape(), [2, 1, 3, 1, 2, 2, 2]);
+    assert_eq!(read(&product), read(&expected));
+    // Transposed operands, and dimensions that broadcast.
+    let turned = apply(&scope, "transpose/1", &[&a], &swap);
+    let turned3 = apply(&scope, "transpose/1", &[&a3], &swap);
+    let product = apply(&scope, "matmul/1", &[&turned, &a], &[]);
+    let expected = apply(&scope, "matmul/1", &[&turned3, &a3], &[]);
+    assert_eq!(read(&product), read(&expected));
+    let (few, many) = (filled(&[1, 2, 1, 2, 3]), filled(&[2, 1, 2, 3, 2]));
+    let product = apply(&scope, "matmul/1", &[&few, &many], &[]);
+    assert_eq!(product.shape(), [2, 2, 2, 2, 2]);
+    let wide = |x: &Tensor, shape: &[i64]| apply(&scope, "broadcast_to/1", &[x], &[Attr::Ints(shape.to_vec())]);
+    let flat = |x: &Tensor, shape: &[i64]| apply(&scope, "reshape/1", &[x], &[Attr::Ints(shape.to_vec())]);
+    let left = flat(&wide(&few, &[2, 2, 2, 2, 3]), &[8, 2, 3]);
+    let right = flat(&wide(&many, &[2, 2, 2, 3, 2]), &[8, 3, 2]);
+    let expected = apply(&scope, "matmul/1", &[&left, &right], &[]);
+    assert_eq!(read(&product), read(&expected));
+}
+
+#[test]
+fn extremes_are_found_along_dimensions_that_a_broadcast_has_left_without_a_stride() {
+    let (scope, _) = scope(1 << 20);
+    let full = |shape: &[i64]| apply(&scope, "full/1", &[], &[Attr::Ints(shape.to_vec()), Attr::Float(3.0)]);
+    for (op, shape) in [
+        ("max/1", [1, 1]),
+        ("min/1", [1, 1]),
+        ("max/1", [1, 3]),
+        ("min/1", [3, 1]),
+    ] {
+        let found = apply(&scope, op, &[&full(&shape)], &[Attr::Ints(vec![0, 1])]);
+        assert_eq!(scope.read(&found).unwrap(), 3_f32.to_le_bytes(), "{op} {shape:?}");
+    }
+    for op in ["argmax/1", "argmin/1"] {
+        let found = apply(&scope, op, &[&full(&[1, 1])], &[Attr::Int(1)]);
+        assert_eq!(scope.read(&found).unwrap(), 0_u32.to_le_bytes(), "{op}");
+    }
+}

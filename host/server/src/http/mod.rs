@@ -14,14 +14,14 @@ mod mounts;
 mod ops;
 pub(crate) mod origin;
 mod predictions;
-mod publish;
+pub(crate) mod publish;
 mod reply;
 mod run;
 mod search;
 mod sse;
 pub(crate) mod streams;
 mod tokens;
-mod upload;
+pub(crate) mod upload;
 mod usage;
 mod webhooks;
 

@@ -29,8 +29,8 @@ type Two = Result<Path<(String, String)>, PathRejection>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Missing {
-    digests: Vec<String>,
+pub(crate) struct Missing {
+    pub(crate) digests: Vec<String>,
 }
 
 /// Which of these blobs the server lacks.
@@ -59,7 +59,7 @@ pub(crate) async fn missing(
     Ok(reply(StatusCode::OK, &json!({"missing": missing})))
 }
 
-fn digest(text: &str) -> Result<Digest, Problem> {
+pub(crate) fn digest(text: &str) -> Result<Digest, Problem> {
     VersionId::parse(text).and_then(|_| text.parse().ok()).ok_or_else(|| {
         Problem::unprocessable(
             "invalid-digest",
@@ -173,10 +173,22 @@ fn disk(error: &(dyn std::error::Error + 'static)) -> Problem {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewVersion {
+pub(crate) struct NewVersion {
     manifest: serde_json::Value,
     id: Option<VersionId>,
     aliases: Option<Vec<String>>,
+}
+
+impl NewVersion {
+    /// What is asked for, for a model `owner/name`.
+    pub(crate) fn request(self, model: &str) -> Request {
+        Request {
+            model: model.to_owned(),
+            manifest: self.manifest,
+            id: self.id,
+            aliases: self.aliases,
+        }
+    }
 }
 
 /// Publishes a version.
@@ -194,13 +206,7 @@ pub(crate) async fn version(
     principal.require_publish(&owner)?;
     let new: NewVersion = body::parse(&app, &headers, sent).await?;
     let model = format!("{owner}/{name}");
-    let request = Request {
-        model: model.clone(),
-        manifest: new.manifest,
-        id: new.id,
-        aliases: new.aliases,
-    };
-    let published = publish(&app, request).await?;
+    let published = publish(&app, new.request(&model)).await?;
     let snapshot = app.catalog.now();
     let aliases = snapshot
         .model(&model)
@@ -223,8 +229,8 @@ pub(crate) async fn version(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PointTo {
-    version: String,
+pub(crate) struct PointTo {
+    pub(crate) version: String,
 }
 
 /// Points an alias at a version.

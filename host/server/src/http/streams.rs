@@ -155,7 +155,7 @@ fn events(
 }
 
 /// News as events. The log comes first: it was written before the output that it leads to.
-fn text(mut at: Position, news: &News) -> String {
+pub(crate) fn text(mut at: Position, news: &News) -> String {
     let mut text = String::new();
     if !news.logs.is_empty() {
         at.logs += news.logs.len();

@@ -45,12 +45,12 @@ const MAX_DEPTH: usize = 8;
 const PIECES: usize = 8;
 
 /// A file that arrived whole.
-pub(super) struct Sent {
-    pub(super) name: String,
-    pub(super) content_type: String,
+pub(crate) struct Sent {
+    pub(crate) name: String,
+    pub(crate) content_type: String,
     /// A JSON object as text.
-    pub(super) metadata: String,
-    pub(super) incoming: Incoming,
+    pub(crate) metadata: String,
+    pub(crate) incoming: Incoming,
 }
 
 /// What the parts before the end have said.
@@ -69,7 +69,7 @@ struct Draft {
 /// # Errors
 /// 415 for something else than a form, 413 for too large a file, 422 for a form without a file or with unusable fields, 408 for too
 /// slow a client, 400 for one that left.
-pub(super) async fn read(app: &App, headers: &HeaderMap, sent: Body) -> Result<Sent, Problem> {
+pub(crate) async fn read(app: &App, headers: &HeaderMap, sent: Body) -> Result<Sent, Problem> {
     let (paced, pace) = Paced::new(sent, app.config.read_timeout, app.files.largest());
     let mut request = Request::new(Body::from_stream(paced));
     // The form has limits of its own.

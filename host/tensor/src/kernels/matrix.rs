@@ -10,7 +10,11 @@ use super::{Result, widened};
 /// Elements that one thread takes at once; fewer are not worth a second thread.
 const CHUNK: usize = 16 << 10;
 
-/// The product of the last two dimensions, the others broadcast. The shape is the product's up to dimensions of 1.
+/// The most dimensions that candle multiplies: it tells the strides of two before the matrices at most.
+const MAX_RANK: usize = 4;
+
+/// The product of the last two dimensions, the others broadcast. The elements are the product's, under
+/// a shape that may differ.
 pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dtype() == Candle::BF16 {
         // There is no bf16 kernel, and candle would widen all the memory under a view.
@@ -18,7 +22,7 @@ pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
     let batch = |x: &Tensor| -> SmallVec<[usize; 8]> { x.dims()[..x.rank() - 2].iter().copied().collect() };
     if a.rank() == b.rank() && batch(a) == batch(b) {
-        return Ok(ready(a)?.matmul(&ready(b)?)?);
+        return Ok(stacked(&ready(a)?)?.matmul(&stacked(&ready(b)?)?)?);
     }
     if b.rank() == 2 {
         // Many matrices by one: the rows of all of them are one matrix.
@@ -29,7 +33,40 @@ pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         shape[a.rank() - 1] = b.dims()[1];
         return Ok(product.reshape(shape.as_slice())?);
     }
+    if a.rank().max(b.rank()) > MAX_RANK {
+        let (a, b) = alike(a, b)?;
+        return Ok(stacked(&a)?.matmul(&stacked(&b)?)?);
+    }
     Ok(a.contiguous()?.broadcast_matmul(&b.contiguous()?)?)
+}
+
+/// Many matrices in one dimension, if there are more dimensions than the kernel takes. The operand must be dense or transposed.
+fn stacked(x: &Tensor) -> Result<Tensor> {
+    let [batch @ .., rows, columns] = x.dims() else {
+        return Ok(x.clone());
+    };
+    if x.rank() <= MAX_RANK {
+        return Ok(x.clone());
+    }
+    let many: usize = batch.iter().product();
+    if x.is_contiguous() {
+        return Ok(x.reshape((many, *rows, *columns))?);
+    }
+    // Its transpose is dense, so that nothing is copied.
+    Ok(x.t()?.reshape((many, *columns, *rows))?.t()?)
+}
+
+/// Both operands with the dimensions before their last two broadcast, dense.
+fn alike(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
+    let rank = a.rank().max(b.rank());
+    let dim = |x: &Tensor, at: usize| (at + x.rank()).checked_sub(rank).map_or(1, |at| x.dims()[at]);
+    let batch: SmallVec<[usize; 8]> = (0..rank - 2).map(|at| dim(a, at).max(dim(b, at))).collect();
+    let wide = |x: &Tensor| -> Result<Tensor> {
+        let mut shape = batch.clone();
+        shape.extend_from_slice(&x.dims()[x.rank() - 2..]);
+        Ok(x.broadcast_as(shape.as_slice())?.contiguous()?)
+    };
+    Ok((wide(a)?, wide(b)?))
 }
 
 /// `x * weight^T + bias`, as a matrix `[rows, out]`.

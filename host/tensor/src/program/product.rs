@@ -34,6 +34,10 @@ impl Right {
         buffers: &Buffers,
     ) -> Result<Tensor, Error> {
         let fail = |e: candle_core::Error| Error::internal(said(&e));
+        if out.elements() == 0 {
+            // How many rows there are cannot be told from an output without elements.
+            return Tensor::from_vec(Vec::<f32>::new(), dims(&out.shape), &Device::Cpu).map_err(fail);
+        }
         let dense = |x: &Tensor| x.contiguous().map_err(fail);
         let lost = || Error::internal("a product of what is not f32");
         let x = dense(x)?;
