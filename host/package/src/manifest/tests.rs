@@ -106,7 +106,7 @@ fn every_mistake_is_named_with_its_line_and_the_way_out() {
         (
             format!("{head}colour = \"red\"\n"),
             "maquette.toml:4: unknown key `colour` in [model]; the keys there are: owner, name, version, description, \
-             license, task",
+             license, task, deterministic",
         ),
         (
             format!("{head}[limits]\nmemory = 5\n"),
