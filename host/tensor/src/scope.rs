@@ -67,6 +67,7 @@ pub struct Scope {
     budget: Arc<Budget>,
     control: Control,
     stats: Cell<Stats>,
+    owner: Arc<str>,
 }
 
 impl Scope {
@@ -77,7 +78,14 @@ impl Scope {
             budget,
             control,
             stats: Cell::default(),
+            owner: Arc::from(""),
         }
+    }
+
+    /// Whose programs it compiles and finds: no owner sees what another has compiled, or can push it out of the cache.
+    #[must_use]
+    pub fn owned_by(self, owner: Arc<str>) -> Self {
+        Self { owner, ..self }
     }
 
     /// The runtime underneath.
@@ -179,7 +187,13 @@ impl Scope {
         files: &BTreeMap<String, Arc<WeightFile>>,
     ) -> Result<Arc<Program>, Error> {
         let programs = self.runtime.programs();
-        programs.compile_while(description, files, &mut || self.control.check(Instant::now()))
+        let go_on = &mut || self.control.check(Instant::now());
+        programs.compile_while(&self.owner, description, files, go_on)
+    }
+
+    /// A program that this scope's owner has compiled before, if it is still cached.
+    pub fn find(&self, digest: &str, files: &BTreeMap<String, Arc<WeightFile>>) -> Option<Arc<Program>> {
+        self.runtime.programs().find(&self.owner, digest, files)
     }
 
     /// Every element, row-major, little-endian.
