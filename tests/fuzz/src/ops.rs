@@ -97,9 +97,6 @@ fn apply(scope: &Scope, tensors: &[Tensor], u: &mut Unstructured<'_>) -> Result<
     let Some(made) = answered(scope.apply(OpId(number), &inputs, &attrs)) else {
         return Ok(None);
     };
-    let inner = made.as_candle();
-    let dims: Vec<u32> = inner.dims().iter().map(|dim| *dim as u32).collect();
-    assert_eq!(dims, made.shape(), "{}: the shape is not what was inferred", spec.name);
     if let Some(bytes) = answered(scope.read(&made)) {
         assert_eq!(bytes.len() as u64, made.bytes(), "{}", spec.name);
     }

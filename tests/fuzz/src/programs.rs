@@ -247,7 +247,7 @@ fn damage(description: &mut Description, u: &mut Unstructured<'_>) -> Result<()>
 }
 
 /// Runs a program, most often on what it asks for.
-fn execute(scope: &Scope, program: &Program, u: &mut Unstructured<'_>) -> Result<()> {
+fn execute(scope: &Scope, program: &Arc<Program>, u: &mut Unstructured<'_>) -> Result<()> {
     let description = program.description();
     let symbols = description.symbols.iter().map(|_| dim(u)).collect::<Result<Vec<_>>>()?;
     let mut inputs = Vec::new();
