@@ -9,7 +9,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 
 use crate::bindings::Model;
 use crate::error::Error;
-use crate::limits::MAX_MEMORY_BYTES;
+use crate::limits::{MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLES};
 use crate::state::State;
 
 /// How often running guests look whether they have to stop.
@@ -69,16 +69,17 @@ fn engine_config(config: &EngineConfig) -> Config {
 
 fn pool(calls: u32) -> PoolingAllocationConfig {
     let mut p = PoolingAllocationConfig::new();
-    // A component built for wasip2 is four core instances (the guest, its adapter, two shims), one memory and two tables.
+    // A component built for wasip2 is four core instances (the guest, its adapter, two shims), one memory and two tables. There is
+    // room for as many as every sandbox may take: one that takes all that it may leaves the others what they need.
     p.total_component_instances(calls)
-        .total_core_instances(calls.saturating_mul(8))
-        .total_memories(calls.saturating_mul(2))
-        .total_tables(calls.saturating_mul(4))
+        .total_core_instances(calls.saturating_mul(MAX_INSTANCES))
+        .total_memories(calls.saturating_mul(MAX_MEMORIES))
+        .total_tables(calls.saturating_mul(MAX_TABLES))
         .total_stacks(1)
-        .max_core_instances_per_component(64)
-        .max_memories_per_component(8)
-        .max_memories_per_module(8)
-        .max_tables_per_component(16)
+        .max_core_instances_per_component(MAX_INSTANCES)
+        .max_memories_per_component(MAX_MEMORIES)
+        .max_memories_per_module(MAX_MEMORIES)
+        .max_tables_per_component(MAX_TABLES)
         .max_memory_size(MAX_MEMORY_BYTES as usize)
         .table_elements(100_000)
         .max_component_instance_size(2 << 20)

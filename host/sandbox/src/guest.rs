@@ -16,14 +16,10 @@ use crate::call::{Call, Failure, Outcome, Output, Report};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::limits::Limits;
-use crate::log::clean;
 use crate::prepare::{Description, Load, Parts, Prepared, open_package};
 use crate::state::{Package, Phase, State};
 use crate::store;
 use crate::trap;
-
-/// How much of a guest's error message reaches the caller.
-const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// A version ready to be called. Cheap to clone; holds the compiled code and the version's files open.
 #[derive(Clone)]
@@ -177,8 +173,7 @@ impl Guest {
 
 /// A guest's own error.
 fn said(error: crate::bindings::maquette::model::types::Error) -> Failure {
-    let message = clean(&error.message[..error.message.floor_char_boundary(MAX_MESSAGE_BYTES)]);
-    Failure::new(error.code.into(), message)
+    Failure::new(error.code.into(), trap::message(&error.message))
 }
 
 /// Checks what the guest returned.

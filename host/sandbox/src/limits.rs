@@ -37,6 +37,15 @@ impl Default for Limits {
 /// The largest linear memory that the pool has room for; [`Limits::memory_bytes`] above it has no effect.
 pub const MAX_MEMORY_BYTES: u64 = 1 << 30;
 
+/// Core instances that one sandbox may take.
+pub(crate) const MAX_INSTANCES: u32 = 32;
+
+/// Linear memories that one sandbox may take; address space is reserved for each of them in every sandbox.
+pub(crate) const MAX_MEMORIES: u32 = 4;
+
+/// Tables that one sandbox may take.
+pub(crate) const MAX_TABLES: u32 = 16;
+
 /// Bytes that one table element is counted as: the size of the host's pointer to it.
 const TABLE_ELEMENT_BYTES: usize = 8;
 
@@ -87,15 +96,15 @@ impl ResourceLimiter for Limiter {
     }
 
     fn instances(&self) -> usize {
-        64
+        MAX_INSTANCES as usize
     }
 
     fn tables(&self) -> usize {
-        16
+        MAX_TABLES as usize
     }
 
     fn memories(&self) -> usize {
-        8
+        MAX_MEMORIES as usize
     }
 }
 

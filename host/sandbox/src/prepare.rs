@@ -249,6 +249,7 @@ pub(crate) fn open_package(runtime: &Runtime, parts: &Parts) -> Result<Package, 
         assets.insert(name.clone(), Asset { file, size });
     }
     Ok(Package {
+        owner: parts.component.digest.as_str().into(),
         weights,
         assets,
         limits: parts.limits,
@@ -346,7 +347,7 @@ impl Run {
             Ok(Ok(())) => Ok(()),
             Ok(Err(e)) => Err(Error::component(format!(
                 "`load` failed: {}",
-                crate::log::clean(&e.message)
+                crate::trap::message(&e.message)
             ))),
             Err(e) => Err(failed(&self.store, &e, "load")),
         }

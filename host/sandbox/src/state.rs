@@ -55,8 +55,13 @@ pub(crate) enum Stop {
     Impure(&'static str),
 }
 
+/// Streams, sleeps and the like that a sandbox may hold: start-up code needs three, an async runtime one for each task.
+const MAX_WASI_HANDLES: usize = 4096;
+
 /// What a version brings along, shared by its sandboxes.
 pub(crate) struct Package {
+    /// The component's digest: who owns the programs that its sandboxes compile.
+    pub(crate) owner: Arc<str>,
     pub(crate) weights: BTreeMap<String, Arc<WeightFile>>,
     pub(crate) assets: BTreeMap<String, Asset>,
     pub(crate) limits: Limits,
@@ -82,6 +87,7 @@ pub(crate) struct State {
     pub(crate) budget: Option<Arc<Budget>>,
     pub(crate) tensors: Slab<Tensor>,
     pub(crate) programs: Slab<Arc<Program>>,
+    pub(crate) program_bytes: usize,
     pub(crate) caches: Slab<KvCache>,
     pub(crate) files: Vec<InputFile>,
     pub(crate) inputs: Slab<usize>,
@@ -112,6 +118,7 @@ impl State {
             budget: None,
             tensors: Slab::new(),
             programs: Slab::new(),
+            program_bytes: 0,
             caches: Slab::new(),
             files: Vec::new(),
             inputs: Slab::new(),
@@ -124,7 +131,7 @@ impl State {
             metrics: BTreeMap::new(),
             events: None,
             wasi: None,
-            table: ResourceTable::new(),
+            table: wasi_handles(),
         }
     }
 
@@ -142,13 +149,13 @@ impl State {
     #[inline]
     pub(crate) fn scope(&mut self) -> &Scope {
         self.scope.get_or_insert_with(|| {
-            let budget = Budget::new(self.package.limits.tensor_bytes);
+            let budget = self.runtime.budget(self.package.limits.tensor_bytes);
             self.budget = Some(Arc::clone(&budget));
             let control = Control {
                 deadline: Some(self.deadline),
                 cancelled: self.cancel.flag(),
             };
-            Scope::new(Arc::clone(&self.runtime), budget, control)
+            Scope::new(Arc::clone(&self.runtime), budget, control).owned_by(Arc::clone(&self.package.owner))
         })
     }
 
@@ -176,6 +183,13 @@ impl State {
             None
         }
     }
+}
+
+/// The table of streams and sleeps, each of which is a box or two of the host's that no budget pays for.
+fn wasi_handles() -> ResourceTable {
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(MAX_WASI_HANDLES);
+    table
 }
 
 impl WasiView for State {

@@ -7,10 +7,17 @@ use wasmtime::{Trap, WasmBacktrace};
 
 use crate::call::{Failure, LogLevel, LogLine};
 use crate::limits::{Limiter, Limits};
+use crate::log::clean;
 use crate::state::Stop;
 
 /// How many of the guest's last words on standard error go into the detail.
 const LAST_LINES: usize = 20;
+
+/// How much of a guest's error message reaches the caller.
+const MAX_MESSAGE_BYTES: usize = 4096;
+
+/// How much of a function's or a file's name stands in a backtrace.
+const MAX_NAME_BYTES: usize = 512;
 
 /// Explains a trap. `export` is what the guest ran (`predict`, `load`), `logs` what it said.
 pub(crate) fn explain(
@@ -62,6 +69,16 @@ pub(crate) fn explain(
     }
 }
 
+/// A guest's own error message: cut, and free of control characters.
+pub(crate) fn message(text: &str) -> String {
+    clean(&text[..text.floor_char_boundary(MAX_MESSAGE_BYTES)])
+}
+
+/// A name from the component's name or debug sections: anything at all, of any length.
+fn tame(text: &str) -> String {
+    clean(&text[..text.floor_char_boundary(MAX_NAME_BYTES)])
+}
+
 /// The guest's last words and where it was.
 fn detail(error: &wasmtime::Error, logs: &[LogLine]) -> String {
     let mut text = String::new();
@@ -75,13 +92,14 @@ fn detail(error: &wasmtime::Error, logs: &[LogLine]) -> String {
     let _ = writeln!(text, "cause: {}", causes.join(": "));
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
         for (i, frame) in backtrace.frames().iter().enumerate() {
-            let name = frame
-                .func_name()
-                .map_or_else(|| format!("function {}", frame.func_index()), demangled);
+            let name = frame.func_name().map_or_else(
+                || format!("function {}", frame.func_index()),
+                |func| demangled(&tame(func)),
+            );
             let _ = write!(text, "  {i}: {name}");
             for symbol in frame.symbols() {
                 if let (Some(file), Some(line)) = (symbol.file(), symbol.line()) {
-                    let _ = write!(text, " at {file}:{line}");
+                    let _ = write!(text, " at {}:{line}", tame(file));
                 }
             }
             text.push('\n');

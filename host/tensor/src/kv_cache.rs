@@ -33,6 +33,14 @@ pub struct KvCache {
     layers: RefCell<Vec<Vec<Arc<Paid>>>>,
     /// The layers on a device, once something was appended there; pages are the processor's.
     device: RefCell<Vec<Layer>>,
+    /// For the lists of pages, which a fork copies: pages may be small and forks many.
+    _lists: Charge,
+}
+
+/// Bytes that the lists of pages take.
+fn lists(layers: usize, pages: usize) -> u64 {
+    let bytes = layers.saturating_mul(size_of::<Vec<Arc<Paid>>>());
+    bytes.saturating_add(pages.saturating_mul(size_of::<Arc<Paid>>())) as u64
 }
 
 impl KvCache {
@@ -50,7 +58,9 @@ impl KvCache {
                 spec.layers
             )));
         }
+        let lists = budget.charge(lists(spec.layers as usize, 0))?;
         Ok(Self {
+            _lists: lists,
             spec,
             budget: Arc::clone(budget),
             capacity,
@@ -103,16 +113,22 @@ impl KvCache {
         Ok(())
     }
 
-    /// Another cache with the same contents. Pages are shared until one of the two appends to them.
-    pub fn fork(&self) -> Self {
-        Self {
+    /// Another cache with the same contents. Pages are shared until one of the two appends to them; the list of them is paid for.
+    ///
+    /// # Errors
+    /// `quota`.
+    pub fn fork(&self) -> Result<Self, Error> {
+        let pages = self.layers.borrow().iter().map(Vec::len).sum();
+        let lists = self.budget.charge(lists(self.spec.layers as usize, pages))?;
+        Ok(Self {
+            _lists: lists,
             spec: self.spec,
             budget: Arc::clone(&self.budget),
             capacity: self.capacity,
             len: self.len.clone(),
             layers: self.layers.clone(),
             device: self.device.clone(),
-        }
+        })
     }
 
     /// How many places it holds once `more` were appended.
@@ -139,7 +155,9 @@ impl KvCache {
             value_width,
             ..
         } = self.spec;
-        let bytes = Page::bytes(u64::from(heads), u64::from(width), u64::from(value_width));
+        let page = Page::bytes(u64::from(heads), u64::from(width), u64::from(value_width));
+        // A page of a few numbers takes more for itself and its place in the list than for the numbers.
+        let bytes = page.saturating_add((size_of::<Paid>() + 2 * size_of::<Arc<Paid>>()) as u64);
         let fresh = || -> Result<Paid, Error> {
             let charge = self.budget.charge(bytes)?;
             Ok(Paid {

@@ -126,6 +126,11 @@ impl Program {
         &self.description
     }
 
+    /// About how many bytes it holds, weights and plans not counted.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// What a run costs for inputs of these shapes.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! A tensor device: its weights and its compiled programs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use maquette_ops::Error;
 
+use crate::budget::Budget;
 use crate::cuda::Executor;
 use crate::device::Device;
 use crate::program::ProgramCache;
@@ -33,6 +34,8 @@ pub struct Runtime {
     executor: Option<Arc<Executor>>,
     weights: Arc<WeightStore>,
     programs: ProgramCache,
+    /// The budgets of calls, those that are over included until the next call begins.
+    budgets: Mutex<Vec<Weak<Budget>>>,
 }
 
 impl Runtime {
@@ -60,6 +63,7 @@ impl Runtime {
             executor,
             weights,
             programs,
+            budgets: Mutex::default(),
         }))
     }
 
@@ -82,5 +86,21 @@ impl Runtime {
     /// The compiled programs.
     pub fn programs(&self) -> &ProgramCache {
         &self.programs
+    }
+
+    /// A budget of so many bytes for one call, counted in [`Runtime::charged`] for as long as anything is charged to it.
+    pub fn budget(&self, limit: u64) -> Arc<Budget> {
+        let budget = Budget::new(limit);
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        budgets.retain(|budget| budget.strong_count() > 0);
+        budgets.push(Arc::downgrade(&budget));
+        budget
+    }
+
+    /// Bytes that all calls together are charged for now.
+    pub fn charged(&self) -> u64 {
+        let budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = budgets.iter().filter_map(Weak::upgrade);
+        live.map(|budget| budget.used()).sum()
     }
 }

@@ -74,6 +74,7 @@ pub struct Scope {
     stats: Cell<Stats>,
     /// Nanoseconds that a device's thread has spent on this scope, if there is one.
     spent: Option<Arc<AtomicU64>>,
+    owner: Arc<str>,
 }
 
 impl Scope {
@@ -86,7 +87,14 @@ impl Scope {
             control,
             stats: Cell::default(),
             spent,
+            owner: Arc::from(""),
         }
+    }
+
+    /// Whose programs it compiles and finds: no owner sees what another has compiled, or can push it out of the cache.
+    #[must_use]
+    pub fn owned_by(self, owner: Arc<str>) -> Self {
+        Self { owner, ..self }
     }
 
     /// The runtime underneath.
@@ -214,9 +222,15 @@ impl Scope {
     ) -> Result<Arc<Program>, Error> {
         let started = Instant::now();
         let programs = self.runtime.programs();
-        let program = programs.compile_while(description, files, &mut || self.control.check(Instant::now()));
+        let go_on = &mut || self.control.check(Instant::now());
+        let program = programs.compile_while(&self.owner, description, files, go_on);
         self.count(|stats| stats.load += started.elapsed());
         program
+    }
+
+    /// A program that this scope's owner has compiled before, if it is still cached.
+    pub fn find(&self, digest: &str, files: &BTreeMap<String, Arc<WeightFile>>) -> Option<Arc<Program>> {
+        self.runtime.programs().find(&self.owner, digest, files)
     }
 
     /// A tensor of a weight file, as `dtype` or as it is stored.

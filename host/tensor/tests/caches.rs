@@ -143,7 +143,7 @@ fn on_a_device_forks_differ_and_a_run_that_fails_leaves_the_cache_as_it_was() {
         program.run_with(scope, &[&q, &k, &v], &[&cache]).unwrap_err().code
     };
     assert_eq!((refused(&scope, 30), cache.len()), (Code::InvalidInput, 15));
-    let fork = cache.fork();
+    let fork = cache.fork().unwrap();
     let ended = Control::default();
     ended.cancelled.store(true, std::sync::atomic::Ordering::Relaxed);
     let late = Scope::new(Arc::clone(scope.runtime()), Arc::clone(&budget), ended);
@@ -171,17 +171,26 @@ fn forks_share_until_they_differ() {
         to.data[..70 * row].copy_from_slice(&from.data[..70 * row]);
     }
     let cache = KvCache::new(&budget, spec(), 200).unwrap();
+    let empty = budget.used();
     a.run(&scope, &program, &cache, 0, 70);
+    let whole = budget.used();
+    let fork = cache.fork().unwrap();
     let before = budget.used();
-    let fork = cache.fork();
-    assert_eq!((budget.used(), fork.len()), (before, 70), "a fork costs nothing");
+    assert!(
+        before - whole < 256 && fork.len() == 70,
+        "a fork costs its list of pages"
+    );
     agree(&b.run(&scope, &program, &fork, 70, 100), &b.whole(&scope, 100, 0), 70);
     assert_eq!(cache.len(), 70);
     agree(&a.run(&scope, &program, &cache, 70, 100), &a.whole(&scope, 100, 0), 70);
     let page = budget.used() - before;
-    assert_eq!(page, before / 2, "one of two pages of each layer was copied");
+    assert_eq!(page, (whole - empty) / 2, "one of two pages of each layer was copied");
     drop(cache);
-    assert_eq!(budget.used(), before, "the shared pages live as long as the fork");
+    assert_eq!(
+        budget.used(),
+        before - empty,
+        "the shared pages live as long as the fork"
+    );
     agree(&b.run(&scope, &program, &fork, 100, 100), &b.whole(&scope, 100, 0), 100);
     drop(fork);
     assert_eq!(budget.used(), 0);
@@ -262,4 +271,21 @@ fn wrong_caches_are_refused_with_what_is_wrong() {
     assert!(error.message.contains("cache 1"), "{error}");
     let error = refused(&|d| d.caches[0].heads = 1);
     assert!(error.message.contains("1 heads of 6"), "{error}");
+}
+
+#[test]
+fn forks_without_end_are_refused_by_the_budget() {
+    let (scope, budget) = scope(1 << 20);
+    let cache = KvCache::new(&budget, spec(), 200).unwrap();
+    let mut forks = Vec::new();
+    let error = loop {
+        match cache.fork() {
+            Ok(fork) => forks.push(fork),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.code, maquette_tensor::ops::Code::Quota);
+    assert!(forks.len() < (1 << 20) / 24, "{} forks", forks.len());
+    drop((cache, forks, scope));
+    assert_eq!(budget.used(), 0);
 }

@@ -264,7 +264,7 @@ fn a_program_is_compiled_once_and_found_by_its_digest() {
     let files = weights(&scope, folder.path());
     let programs = scope.runtime().programs();
     let description = lookup_and_project();
-    assert!(programs.find(&description.digest(), &files).is_none());
+    assert!(scope.find(&description.digest(), &files).is_none());
     let first = programs.compile(&description, &files).unwrap();
     let mut renamed = description.clone();
     renamed.nodes[0].location.clear();
@@ -274,9 +274,51 @@ fn a_program_is_compiled_once_and_found_by_its_digest() {
         "names and lines do not count"
     );
     assert!(
-        programs.find(&description.digest(), &none()).is_none(),
+        scope.find(&description.digest(), &none()).is_none(),
         "other weights are another program"
     );
+}
+
+#[test]
+fn who_compiles_many_programs_pushes_out_their_own() {
+    let config = RuntimeConfig {
+        program_capacity: 8,
+        ..RuntimeConfig::default()
+    };
+    let runtime = Runtime::cpu(config).unwrap();
+    let owned = |owner: &str| {
+        let scope = Scope::new(Arc::clone(&runtime), Budget::new(1 << 20), Control::default());
+        scope.owned_by(owner.into())
+    };
+    let (quiet, flooding) = (owned("quiet"), owned("flooding"));
+    // Distinct by their one constant.
+    let numbered = |number: u8| Description {
+        constants: vec![Constant {
+            dtype: DType::U8,
+            shape: vec![1],
+            data: vec![number],
+        }],
+        outputs: vec![0],
+        ..Description::default()
+    };
+    let own = [numbered(0), numbered(1), numbered(2)];
+    own.iter()
+        .for_each(|description| drop(quiet.compile(description, &none()).unwrap()));
+    for number in 0..200 {
+        flooding.compile(&numbered(number), &none()).unwrap();
+    }
+    for description in &own {
+        assert!(
+            quiet.find(&description.digest(), &none()).is_some(),
+            "it was pushed out"
+        );
+        assert!(
+            flooding.find(&description.digest(), &none()).is_none(),
+            "it is another's"
+        );
+    }
+    let kept = (0..200).filter(|number| flooding.find(&numbered(*number).digest(), &none()).is_some());
+    assert_eq!(kept.count(), 5, "the rest of eight");
 }
 
 #[test]

@@ -293,8 +293,9 @@ fn execute(scope: &Scope, program: &Arc<Program>, u: &mut Unstructured<'_>) -> R
             ),
         }
         if let (Some(cache), true) = (caches.first(), u.arbitrary::<bool>()?) {
-            let fork = cache.fork();
-            answered(fork.truncate(dim(u)?));
+            if let Some(fork) = answered(cache.fork()) {
+                answered(fork.truncate(dim(u)?));
+            }
         }
     }
     Ok(())

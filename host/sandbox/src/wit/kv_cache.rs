@@ -56,7 +56,7 @@ impl kv_cache::HostCache for State {
 
     fn fork(&mut self, this: Resource<CacheHandle>) -> Result<Resource<CacheHandle>, HostError> {
         self.enter("kv-cache.cache.fork")?;
-        let fork = self.cache(&this)?.fork();
+        let fork = self.cache(&this)?.fork()?;
         Ok(self.hand_out_cache(fork)?)
     }
 

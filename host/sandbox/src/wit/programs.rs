@@ -12,16 +12,25 @@ use crate::bindings::maquette::model::programs;
 use crate::bindings::{CacheHandle, ProgramHandle, TensorHandle};
 use crate::state::{HostError, State};
 
+/// Bytes that the programs which a sandbox holds may take together.
+const MAX_PROGRAM_BYTES: usize = 64 << 20;
+
 impl State {
     fn program(&self, handle: &Resource<ProgramHandle>) -> wasmtime::Result<&Arc<Program>> {
         self.programs.get(handle.rep()).ok_or_else(|| stale("program"))
     }
 
+    /// A new handle to a program. What a sandbox holds stays in memory when the cache has long let go of it.
     fn hand_out_program(&mut self, program: Arc<Program>) -> Result<Resource<ProgramHandle>, Error> {
-        self.programs
-            .insert(program)
-            .map(Resource::new_own)
-            .ok_or_else(|| too_many("programs"))
+        let bytes = self.program_bytes.saturating_add(program.bytes());
+        if bytes > MAX_PROGRAM_BYTES {
+            return Err(Error::quota(format!(
+                "the programs that the sandbox holds would take {bytes} bytes; the limit is {MAX_PROGRAM_BYTES}: drop those no longer used"
+            )));
+        }
+        let handle = self.programs.insert(program).ok_or_else(|| too_many("programs"))?;
+        self.program_bytes = bytes;
+        Ok(Resource::new_own(handle))
     }
 }
 
@@ -30,7 +39,9 @@ impl programs::Host for State {}
 impl programs::HostProgram for State {
     fn find(&mut self, digest: String) -> wasmtime::Result<Option<Resource<ProgramHandle>>> {
         self.enter("programs.program.find")?;
-        let Some(program) = self.runtime.programs().find(&digest, &self.package.weights) else {
+        self.scope();
+        let scope = self.scope_if_any().ok_or_else(|| stale("scope"))?;
+        let Some(program) = scope.find(&digest, &self.package.weights) else {
             return Ok(None);
         };
         Ok(self.hand_out_program(program).ok())
@@ -83,10 +94,9 @@ impl programs::HostProgram for State {
     }
 
     fn drop(&mut self, this: Resource<ProgramHandle>) -> wasmtime::Result<()> {
-        self.programs
-            .remove(this.rep())
-            .map(drop)
-            .ok_or_else(|| stale("program"))
+        let program = self.programs.remove(this.rep()).ok_or_else(|| stale("program"))?;
+        self.program_bytes -= program.bytes();
+        Ok(())
     }
 }
 

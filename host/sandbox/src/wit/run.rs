@@ -13,6 +13,9 @@ const MAX_METRICS: usize = 32;
 const MAX_METRIC_NAME: usize = 64;
 const MAX_PROGRESS_MESSAGE: usize = 512;
 
+/// Items of a streamed output: each is kept and sent on its own, so that the shortest are not free.
+const MAX_ITEMS: usize = 65_536;
+
 impl run::Host for State {
     fn log(&mut self, level: run::Level, message: String) -> wasmtime::Result<()> {
         self.crossings += 1;
@@ -49,6 +52,9 @@ impl run::Host for State {
         let wanted = self.output_bytes.saturating_add(item.len() as u64);
         if wanted > limit {
             return Err(Error::quota(format!("the output would take {wanted} bytes; the limit is {limit}")).into());
+        }
+        if self.items == MAX_ITEMS {
+            return Err(Error::quota(format!("an output may have at most {MAX_ITEMS} streamed items")).into());
         }
         if let Err(e) = serde_json::from_str::<serde::de::IgnoredAny>(&item) {
             return Err(Error::internal(format!("an emitted item is not JSON: {e}")).into());

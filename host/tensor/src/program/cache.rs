@@ -1,5 +1,7 @@
-//! The compiled programs of a process; those used longest ago leave first.
+//! The compiled programs of a process. When there is no room, the owner that takes the most of it gives up what it used longest
+//! ago: whoever compiles a thousand programs pushes out their own.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,8 +15,8 @@ use crate::weight_file::WeightFile;
 /// Bytes that cached programs may take together, weights not counted: a guest decides how large its programs are.
 const MAX_CACHED_BYTES: usize = 256 << 20;
 
-/// The digest of the description, and names and digests of the weight files.
-type Key = (String, Vec<String>);
+/// Who compiled it, the digest of the description, and names and digests of the weight files.
+type Key = (String, String, Vec<String>);
 
 #[derive(Debug)]
 struct Entry {
@@ -29,7 +31,7 @@ struct Cached {
     clock: u64,
 }
 
-/// The compiled programs of a process, by the digest of their description and the digests of the weight files.
+/// The compiled programs of a process, by owner, the digest of their description and the digests of the weight files.
 #[derive(Debug)]
 pub struct ProgramCache {
     capacity: usize,
@@ -46,12 +48,17 @@ impl ProgramCache {
         }
     }
 
-    /// A program compiled before, if it is still cached.
-    pub fn find(&self, digest: &str, files: &BTreeMap<String, Arc<WeightFile>>) -> Option<Arc<Program>> {
+    /// A program that this owner compiled before, if it is still cached.
+    pub(crate) fn find(
+        &self,
+        owner: &str,
+        digest: &str,
+        files: &BTreeMap<String, Arc<WeightFile>>,
+    ) -> Option<Arc<Program>> {
         let mut cached = self.lock();
         cached.clock += 1;
         let now = cached.clock;
-        let entry = cached.programs.get_mut(&key(digest, files))?;
+        let entry = cached.programs.get_mut(&key(owner, digest, files))?;
         entry.used = now;
         Some(Arc::clone(&entry.program))
     }
@@ -66,7 +73,8 @@ impl ProgramCache {
             .collect()
     }
 
-    /// Compiles a description, or finds it compiled. [`Scope::compile`](crate::Scope::compile) also watches a call's deadline.
+    /// Compiles a description that nobody in particular owns, or finds it compiled. [`Scope::compile`](crate::Scope::compile) also
+    /// watches a call's deadline.
     ///
     /// # Errors
     /// What is wrong with the description, or with how the weights fit it.
@@ -75,20 +83,21 @@ impl ProgramCache {
         description: &Description,
         files: &BTreeMap<String, Arc<WeightFile>>,
     ) -> Result<Arc<Program>, Error> {
-        self.compile_while(description, files, &mut || Ok(()))
+        self.compile_while("", description, files, &mut || Ok(()))
     }
 
     pub(crate) fn compile_while(
         &self,
+        owner: &str,
         description: &Description,
         files: &BTreeMap<String, Arc<WeightFile>>,
         go_on: &mut dyn FnMut() -> Result<(), Error>,
     ) -> Result<Arc<Program>, Error> {
         let digest = description.digest();
-        if let Some(program) = self.find(&digest, files) {
+        if let Some(program) = self.find(owner, &digest, files) {
             return Ok(program);
         }
-        let key = key(&digest, files);
+        let key = key(owner, &digest, files);
         let program = Program::compile(digest, description, files, &self.weights, go_on)?;
         Ok(self.lock().keep(key, Arc::new(program), self.capacity))
     }
@@ -106,14 +115,18 @@ impl Cached {
         if let Some(entry) = self.programs.get(&key) {
             return Arc::clone(&entry.program);
         }
-        while self.programs.len() >= capacity || self.bytes + program.bytes > MAX_CACHED_BYTES {
-            let oldest = self.programs.iter().min_by_key(|(_, entry)| entry.used);
-            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+        loop {
+            let gone = if self.programs.len() >= capacity {
+                self.oldest_of_the_largest(&key.0, 1, |_| 1)
+            } else if self.bytes + program.bytes > MAX_CACHED_BYTES {
+                self.oldest_of_the_largest(&key.0, program.bytes, |program| program.bytes)
+            } else {
+                None
+            };
+            let Some(gone) = gone.and_then(|key| self.programs.remove(&key)) else {
                 break;
             };
-            if let Some(gone) = self.programs.remove(&oldest) {
-                self.bytes -= gone.program.bytes;
-            }
+            self.bytes -= gone.program.bytes;
         }
         self.bytes += program.bytes;
         let entry = Entry {
@@ -123,9 +136,19 @@ impl Cached {
         self.programs.insert(key, entry);
         program
     }
+
+    /// The program used longest ago of the owner who would take the most once `owner` has taken `more`.
+    fn oldest_of_the_largest(&self, owner: &str, more: usize, size: impl Fn(&Program) -> usize) -> Option<Key> {
+        let mut taken = HashMap::from([(owner, more)]);
+        for (key, entry) in &self.programs {
+            *taken.entry(&key.0).or_default() += size(&entry.program);
+        }
+        let first = |(key, entry): &(&Key, &Entry)| (taken.get(key.0.as_str()).copied(), Reverse(entry.used));
+        self.programs.iter().max_by_key(first).map(|(key, _)| key.clone())
+    }
 }
 
-fn key(digest: &str, files: &BTreeMap<String, Arc<WeightFile>>) -> Key {
+fn key(owner: &str, digest: &str, files: &BTreeMap<String, Arc<WeightFile>>) -> Key {
     let files = files.iter().map(|(name, file)| format!("{name}={}", file.digest()));
-    (digest.to_owned(), files.collect())
+    (owner.to_owned(), digest.to_owned(), files.collect())
 }
