@@ -13,30 +13,10 @@ mod lifecycle;
 mod output;
 mod time;
 
+use common::hostile::{TENSORS, well};
 use common::{Host, call, limits};
 use maquette_fixtures as fixtures;
 use maquette_sandbox::{Error, ErrorKind, Failure, Report};
-
-/// Uploads, reads and drops of tensors.
-const TENSORS: &str = r#"
-  (import "maquette:model/tensors@0.1.0" "[static]tensor.from-bytes" (func $upload (param i32 i32 i32 i32 i32 i32)))
-  (import "maquette:model/tensors@0.1.0" "[method]tensor.read" (func $read (param i32 i32)))
-  (import "maquette:model/tensors@0.1.0" "[resource-drop]tensor" (func $drop (param i32)))"#;
-
-/// The host serves a good guest, and nothing of the calls before is alive or charged.
-fn well(host: &Host) {
-    let good = host.open(&fixtures::echo());
-    assert_eq!(call(&good, "[1]").result.unwrap().json, "[1]", "a good guest is served");
-    let pool = host.engine.wasmtime().pooling_allocator_metrics().unwrap();
-    let live = (
-        pool.component_instances(),
-        pool.core_instances(),
-        pool.memories(),
-        pool.tables(),
-    );
-    assert_eq!(live, (0, 0, 0, 0), "sandboxes are gone");
-    assert_eq!(host.runtime.charged(), 0, "bytes are given back");
-}
 
 /// How a call of a hostile guest ends.
 fn predict(host: &Host, imports: &str, functions: &str) -> (Failure, Report) {
