@@ -264,3 +264,31 @@ fn a_flood_of_metrics_keeps_32_and_notes_the_rest_within_the_log() {
     assert!(kept as u64 <= limits().log_bytes && outcome.report.dropped_log_bytes > 0);
     well(&host);
 }
+
+#[test]
+fn a_description_that_is_long_or_forged_is_refused() {
+    // Three strings at 0: input, output, sdk. All three the whole memory; then an sdk of 4 KiB; then one with a line break.
+    let whole = r"\00\00\00\00\00\00\02\00";
+    let cases = [
+        (
+            format!(r#"(data (i32.const 0) "{}")"#, whole.repeat(3)),
+            "`describe` returned more than 262144 bytes",
+        ),
+        (
+            r#"(data (i32.const 16) "\00\00\01\00\00\10\00\00")"#.to_owned(),
+            "`describe`: the sdk must be",
+        ),
+        (
+            r#"(data (i32.const 16) "\00\00\01\00\03\00\00\00") (data (i32.const 65536) "a\0ab")"#.to_owned(),
+            "`describe`: the sdk must be",
+        ),
+        (
+            r#"(data (i32.const 64) "[[[[")"#.to_owned(),
+            "`describe`: the input schema is not JSON",
+        ),
+    ];
+    for (data, expected) in cases {
+        let error = refused(&Host::new(), &fixtures::component("", &data));
+        assert!(error.message.starts_with(expected), "{:.200}", error.message);
+    }
+}
