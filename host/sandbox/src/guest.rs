@@ -15,6 +15,7 @@ use crate::cache;
 use crate::call::{Call, Failure, Outcome, Output, Report};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::json;
 use crate::limits::Limits;
 use crate::prepare::{Description, Load, Parts, Prepared, open_package};
 use crate::state::{Package, Phase, State};
@@ -184,7 +185,7 @@ fn finish(state: &mut State, json: String) -> Result<Output, Failure> {
         let message = format!("the output takes {} bytes; the limit is {limit}", state.output_bytes);
         return Err(Failure::new(Code::Quota, message));
     }
-    if let Err(e) = serde_json::from_str::<serde::de::IgnoredAny>(&json) {
+    if let Err(e) = json::check(&json) {
         return Err(Failure::new(
             Code::Internal,
             format!("the model returned something that is not JSON: {e}"),

@@ -12,6 +12,7 @@ mod error;
 pub mod files;
 mod guest;
 mod imports;
+mod json;
 mod limits;
 mod log;
 mod prepare;

@@ -29,6 +29,9 @@ use crate::trap;
 /// The most text that `describe` may return.
 const MAX_DESCRIPTION_BYTES: usize = 256 << 10;
 
+/// The longest name of an SDK.
+const MAX_SDK_BYTES: usize = 128;
+
 /// A blob of a version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
@@ -320,6 +323,11 @@ impl Run {
         if described.input.len() + described.output.len() + described.sdk.len() > MAX_DESCRIPTION_BYTES {
             return Err(Error::component(format!(
                 "`describe` returned more than {MAX_DESCRIPTION_BYTES} bytes"
+            )));
+        }
+        if described.sdk.len() > MAX_SDK_BYTES || described.sdk.chars().any(char::is_control) {
+            return Err(Error::component(format!(
+                "`describe`: the sdk must be at most {MAX_SDK_BYTES} bytes of text in one line, such as `rust/0.1.0`"
             )));
         }
         let parse = |what: &str, text: &str| {

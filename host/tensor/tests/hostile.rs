@@ -142,6 +142,40 @@ fn ids_past_the_rows_are_the_callers_fault() {
 }
 
 #[test]
+fn division_by_zero_and_not_a_number_never_crash() {
+    let (scope, _) = scope(1 << 20);
+    let zero = |dtype| {
+        upload(
+            &scope,
+            &Plain {
+                shape: vec![3],
+                data: vec![0.0; 3],
+            },
+            dtype,
+        )
+    };
+    for dtype in DType::ALL {
+        match scope.apply(lookup("div/1").unwrap(), &[&zero(dtype), &zero(dtype)], &[]) {
+            Ok(quotient) => drop(scope.read(&quotient).unwrap()),
+            Err(error) => assert_ne!(error.code, Code::Internal, "{error}"),
+        }
+    }
+    let nan = apply(&scope, "div/1", &[&zero(DType::F32), &zero(DType::F32)], &[]);
+    for op in ["exp/1", "softmax/1", "sum/1", "argsort/1", "argmax/1"] {
+        let Ok(op) = lookup(op) else { continue };
+        for attrs in [vec![], vec![Attr::Int(0)], vec![Attr::Ints(vec![0])]] {
+            if let Err(error) = scope.apply(op, &[&nan], &attrs) {
+                assert_ne!(error.code, Code::Internal, "{error}");
+            }
+        }
+    }
+    for dtype in [DType::U8, DType::U32, DType::I64] {
+        let cast = apply(&scope, "cast/1", &[&nan], &[Attr::DType(dtype)]);
+        assert_eq!(scope.read(&cast).unwrap(), vec![0; 3 * dtype.size()], "{dtype}");
+    }
+}
+
+#[test]
 fn empty_dimensions_are_computed_or_refused_but_never_crash() {
     let (scope, _) = scope(1 << 20);
     let empty = scope.from_bytes(DType::F32, &[2, 0], &[]).unwrap();

@@ -292,10 +292,10 @@ fn execute(scope: &Scope, program: &Arc<Program>, u: &mut Unstructured<'_>) -> R
                 "a run that failed has changed a cache"
             ),
         }
-        if let (Some(cache), true) = (caches.first(), u.arbitrary::<bool>()?) {
-            if let Some(fork) = answered(cache.fork()) {
-                answered(fork.truncate(dim(u)?));
-            }
+        if let (Some(cache), true) = (caches.first(), u.arbitrary::<bool>()?)
+            && let Some(fork) = answered(cache.fork())
+        {
+            answered(fork.truncate(dim(u)?));
         }
     }
     Ok(())

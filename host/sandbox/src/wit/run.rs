@@ -6,6 +6,7 @@ use maquette_tensor::ops::Error;
 
 use crate::bindings::maquette::model::run;
 use crate::call::{Event, LogLevel};
+use crate::json;
 use crate::log::clean;
 use crate::state::{HostError, State};
 
@@ -56,7 +57,7 @@ impl run::Host for State {
         if self.items == MAX_ITEMS {
             return Err(Error::quota(format!("an output may have at most {MAX_ITEMS} streamed items")).into());
         }
-        if let Err(e) = serde_json::from_str::<serde::de::IgnoredAny>(&item) {
+        if let Err(e) = json::check(&item) {
             return Err(Error::internal(format!("an emitted item is not JSON: {e}")).into());
         }
         self.output_bytes = wanted;

@@ -1,6 +1,8 @@
 //! What the sandbox's tests share: a component made ready in a cache of its own.
 #![allow(dead_code, unreachable_pub, reason = "not every test file uses everything")]
 
+pub mod hostile;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

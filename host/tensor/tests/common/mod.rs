@@ -1,6 +1,8 @@
 //! What the tensor tests share: random tensors in any layout, and the same values as plain float64.
 #![allow(dead_code, unreachable_pub, reason = "not every test file uses everything")]
 
+pub mod example;
+
 use std::sync::Arc;
 
 use half::{bf16, f16};

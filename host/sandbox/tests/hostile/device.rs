@@ -1,0 +1,53 @@
+//! Guests that want the tensor device for themselves.
+
+use maquette_fixtures as fixtures;
+use maquette_sandbox::{Code, Limits};
+
+use crate::common::hostile::{TENSORS, well};
+use crate::common::{Host, call, limits};
+
+const OPS: &str = r#"
+  (import "maquette:model/tensors@0.1.0" "resolve" (func $resolve (param i32 i32 i32)))
+  (import "maquette:model/tensors@0.1.0" "apply" (func $apply (param i32 i32 i32 i32 i32 i32)))"#;
+
+#[test]
+fn a_flood_of_small_ops_is_counted_and_ends_at_the_deadline() {
+    let imports = format!("{TENSORS}{OPS}");
+    let ops = |until: &str| {
+        format!(
+            r#"(func $predict (param $p i32) (param $n i32) (result i32) (local $i i32) (local $op i32)
+        (call $upload (i32.const 3) (i32.const 4096) (i32.const 0) (i32.const 4096) (i32.const 1) (i32.const 5000))
+        (i32.store (i32.const 4300) (i32.load (i32.const 5004))) (i32.store (i32.const 4304) (i32.load (i32.const 5004)))
+        (call $resolve (i32.const 4400) (i32.const 5) (i32.const 5000))
+        (local.set $op (i32.load (i32.const 5004)))
+        (loop $l
+          (call $apply (local.get $op) (i32.const 4300) (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 5000))
+          (if (i32.load8_u (i32.const 5000)) (then) (else (call $drop (i32.load (i32.const 5004)))))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br_if $l {until}))
+        (call $ok (local.get $p) (local.get $n)))
+      (data (i32.const 4096) "7") (data (i32.const 4400) "add/1")"#
+        )
+    };
+    let host = Host::new();
+    let slow = Limits {
+        timeout_ms: 20_000,
+        ..limits()
+    };
+    let wasm = fixtures::component(&imports, &ops("(i32.lt_u (local.get $i) (i32.const 10000))"));
+    let outcome = call(&host.try_open(&host.parts(&wasm, slow)).unwrap().0, "{}");
+    assert_eq!(outcome.result.unwrap().json, "{}");
+    assert_eq!((outcome.report.ops, outcome.report.tensor_bytes), (10_000, 2));
+    let outcome = call(&host.open(&fixtures::component(&imports, &ops("(i32.const 1)"))), "{}");
+    let failure = outcome.result.unwrap_err();
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Timeout, "`predict` did not end within 300 ms")
+    );
+    assert!(
+        outcome.report.ops > 0 && outcome.report.tensor_bytes == 2,
+        "{:?}",
+        outcome.report
+    );
+    well(&host);
+}

@@ -1,0 +1,294 @@
+//! Guests that return, print or log what they should not.
+
+use maquette_fixtures as fixtures;
+use maquette_sandbox::{Call, Code, Event};
+
+use crate::common::{Host, call, call_with, limits};
+use crate::{predict, refused, well};
+
+#[test]
+fn an_output_that_is_not_json_or_too_large_is_refused() {
+    let host = Host::new();
+    let (failure, _) = predict(
+        &host,
+        "",
+        r#"
+      (func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const 3))) (data (i32.const 4096) "{a}")"#,
+    );
+    assert_eq!(failure.code, Code::Internal);
+    assert!(failure.message.contains("not JSON"), "{}", failure.message);
+    let (failure, _) = predict(
+        &host,
+        "",
+        "
+      (func $predict (param i32 i32) (result i32) (call $ok (call $alloc (i32.const 70000)) (i32.const 70000)))",
+    );
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Quota, "the output takes 70000 bytes; the limit is 65536")
+    );
+}
+
+#[test]
+fn an_output_beyond_the_guests_memory_ends_the_sandbox_and_nothing_else() {
+    let (failure, _) = predict(
+        &Host::new(),
+        "",
+        "(func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const -1)))",
+    );
+    assert_eq!(failure.code, Code::Internal);
+}
+
+#[test]
+fn a_log_flood_is_bounded_and_counted() {
+    let host = Host::new();
+    let imports = r#"(import "maquette:model/run@0.1.0" "log" (func $log (param i32 i32 i32)))"#;
+    let body = r#"
+      (func $predict (param $p i32) (param $n i32) (result i32) (local $i i32)
+        (loop $l
+          (call $log (i32.const 1) (i32.const 4096) (i32.const 16))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br_if $l (i32.lt_u (local.get $i) (i32.const 10000))))
+        (call $ok (local.get $p) (local.get $n)))
+      (data (i32.const 4096) "0123456789abcdef")"#;
+    let outcome = call(&host.open(&fixtures::component(imports, body)), "{}");
+    assert!(outcome.result.is_ok());
+    assert_eq!(
+        (outcome.report.logs.len(), outcome.report.dropped_log_bytes),
+        (128, (10_000 - 128) * 16)
+    );
+}
+
+#[test]
+fn a_trap_is_short_for_the_caller_and_whole_for_the_contributor() {
+    let body = "(func $faulty (result i32) unreachable)
+      (func $predict (param i32 i32) (result i32) (call $faulty))";
+    let (failure, _) = predict(&Host::new(), "", body);
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Internal, "the model panicked")
+    );
+    let detail = failure.detail.unwrap();
+    assert!(
+        detail.contains("unreachable") && detail.contains("0: faulty") && detail.contains("1: predict"),
+        "{detail}"
+    );
+}
+
+/// What is left of a guest's answer, taken from address 4096 on.
+fn returning(text: &str) -> (Code, String) {
+    let body = format!(
+        r#"(func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const {}))) (data (i32.const 4096) "{}")"#,
+        text.len(),
+        text.bytes().map(|b| format!("\\{b:02x}")).collect::<String>()
+    );
+    let (failure, _) = predict(&Host::new(), "", &body);
+    (failure.code, failure.message)
+}
+
+#[test]
+fn not_a_number_and_deep_json_are_errors() {
+    for text in ["NaN", "[Infinity]", "\"\\ud800\"", "1e999", "{\"a\":1,}", "", "\"\n\""] {
+        let (code, message) = returning(text);
+        assert_eq!(code, Code::Internal, "{text}");
+        assert!(
+            message.starts_with("the model returned something that is not JSON: "),
+            "{message}"
+        );
+    }
+    let (code, message) = returning(&format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)));
+    assert_eq!(code, Code::Internal);
+    assert!(message.contains("recursion limit exceeded"), "{message}");
+}
+
+#[test]
+fn an_output_that_is_not_utf8_ends_the_sandbox() {
+    let body = r#"(func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const 4))) (data (i32.const 4096) "\22\ff\fe\22")"#;
+    let (failure, _) = predict(&Host::new(), "", body);
+    assert_eq!(failure.code, Code::Internal);
+    assert!(failure.detail.unwrap().contains("utf-8"));
+}
+
+/// Standard output and standard error.
+const STREAMS: &str = r#"
+  (import "wasi:cli/stdout@0.2.0" "get-stdout" (func $stdout (result i32)))
+  (import "wasi:cli/stderr@0.2.0" "get-stderr" (func $stderr (result i32)))
+  (import "wasi:io/streams@0.2.0" "[method]output-stream.blocking-write-and-flush" (func $write (param i32 i32 i32 i32)))
+  (import "wasi:io/streams@0.2.0" "[method]output-stream.blocking-write-zeroes-and-flush" (func $zeroes (param i32 i64 i32)))"#;
+
+#[test]
+fn a_flood_of_standard_output_is_dropped_and_counted() {
+    // 64 MiB, 4 KiB at a time, each a line.
+    let body = r#"(func $predict (param $p i32) (param $n i32) (result i32) (local $out i32) (local $i i32)
+        (local.set $out (call $stdout))
+        (memory.fill (i32.const 8192) (i32.const 120) (i32.const 4095))
+        (i32.store8 (i32.const 12287) (i32.const 10))
+        (loop $l
+          (call $write (local.get $out) (i32.const 8192) (i32.const 4096) (i32.const 5000))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br_if $l (i32.lt_u (local.get $i) (i32.const 16384))))
+        (call $ok (local.get $p) (local.get $n)))"#;
+    let host = Host::new();
+    let slow = maquette_sandbox::Limits {
+        timeout_ms: 20_000,
+        ..limits()
+    };
+    let wasm = fixtures::component(STREAMS, body);
+    let outcome = call(&host.try_open(&host.parts(&wasm, slow)).unwrap().0, "{}");
+    assert_eq!(outcome.result.unwrap().json, "{}");
+    let kept: usize = outcome.report.logs.iter().map(|line| line.message.len()).sum();
+    assert!(kept as u64 <= limits().log_bytes);
+    assert!(outcome.report.dropped_log_bytes >= (64 << 20) - (16_384 + 8192));
+    well(&host);
+}
+
+#[test]
+fn a_forged_log_line_or_an_escape_sequence_is_tamed_wherever_it_comes_from() {
+    let text = r"\1b[2Jok\0dfaked\0a[ERROR] forged\00\c2\9b31m";
+    let imports = format!(r#"{STREAMS} (import "maquette:model/run@0.1.0" "log" (func $log (param i32 i32 i32)))"#);
+    let body = format!(
+        r#"(func $predict (param $p i32) (param $n i32) (result i32)
+        (call $write (call $stderr) (i32.const 4096) (i32.const 32) (i32.const 5000))
+        (call $zeroes (call $stdout) (i64.const 8) (i32.const 5000))
+        (call $log (i32.const 1) (i32.const 4096) (i32.const 32))
+        unreachable)
+      (data (i32.const 4096) "{text}")"#
+    );
+    let (failure, report) = predict(&Host::new(), &imports, &body);
+    assert!(report.logs.len() >= 4, "{:?}", report.logs);
+    for line in &report.logs {
+        assert!(!line.message.contains(|c: char| c.is_control()), "{line:?}");
+    }
+    let detail = failure.detail.unwrap();
+    assert!(!detail.contains(|c: char| c.is_control() && c != '\n'), "{detail:?}");
+}
+
+#[test]
+fn a_name_in_a_backtrace_is_cut_and_cannot_drive_a_terminal() {
+    let name = format!("\u{1b}[2J\n0: forged{}", "x".repeat(100_000));
+    let body = format!(
+        r#"(func $faulty (@name "{}") (result i32) unreachable)
+      (func $predict (param i32 i32) (result i32) (call $faulty))"#,
+        name.replace('\u{1b}', "\\1b").replace('\n', "\\0a")
+    );
+    let detail = predict(&Host::new(), "", &body).0.detail.unwrap();
+    assert!(detail.len() < 4096, "{} bytes", detail.len());
+    assert!(!detail.contains(|c: char| c.is_control() && c != '\n'), "{detail:?}");
+    assert!(!detail.lines().any(|line| line.starts_with("0: forged")), "{detail:?}");
+}
+
+/// Writes an error whose message is a megabyte of line breaks at 32.
+const MESSAGE: &str = "(memory.fill (i32.const 65536) (i32.const 10) (i32.const 1048576))
+    (i32.store8 (i32.const 32) (i32.const 1)) (i32.store8 (i32.const 36) (i32.const 0))
+    (i32.store (i32.const 40) (i32.const 65536)) (i32.store (i32.const 44) (i32.const 1048576))";
+
+#[test]
+fn an_error_message_is_cut_and_tamed_in_predict_and_in_load() {
+    let grow = "(drop (memory.grow (i32.const 17)))";
+    // The result of `predict` has its error at the same offsets as that of `load` from 4 on.
+    let body = format!("(func $predict (param i32 i32) (result i32) {grow} {MESSAGE} (i32.const 32))");
+    let (failure, _) = predict(&Host::new(), "", &body);
+    assert_eq!(failure.code, Code::InvalidInput);
+    assert_eq!(failure.message, "\u{fffd}".repeat(4096));
+    let body = format!("(func $load (result i32) {grow} {MESSAGE} (i32.const 32))");
+    let error = refused(&Host::new(), &fixtures::component("", &body));
+    assert_eq!(error.message, format!("`load` failed: {}", "\u{fffd}".repeat(4096)));
+}
+
+const RUN: &str = r#"(import "maquette:model/run@0.1.0" "emit" (func $emit (param i32 i32 i32)))
+  (import "maquette:model/run@0.1.0" "metric" (func $metric (param i32 i32 f64)))"#;
+
+#[test]
+fn streamed_items_are_bounded_in_bytes_and_in_number() {
+    // Emits "7" until refused, then returns the digit of the error's code.
+    let body = r#"(func $predict (param $p i32) (param $n i32) (result i32)
+        (loop $l
+          (call $emit (i32.const 4096) (i32.const 1) (i32.const 5000))
+          (br_if $l (i32.eqz (i32.load8_u (i32.const 5000)))))
+        (i32.store8 (i32.const 4100) (i32.add (i32.const 48) (i32.load8_u (i32.const 5004))))
+        (call $ok (i32.const 4100) (i32.const 1)))
+      (data (i32.const 4096) "7")"#;
+    let host = Host::new();
+    let wasm = fixtures::component(RUN, body);
+    for (output_bytes, expected) in [(1000, 1000), (1 << 20, 65_536)] {
+        let wide = maquette_sandbox::Limits {
+            output_bytes,
+            timeout_ms: 20_000,
+            ..limits()
+        };
+        let (guest, _) = host.try_open(&host.parts(&wasm, wide)).unwrap();
+        let told = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = std::sync::Arc::clone(&told);
+        let events = Box::new(move |event| {
+            if matches!(event, Event::Item(_)) {
+                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        let outcome = call_with(
+            &guest,
+            Call {
+                input: "{}".into(),
+                events: Some(events),
+                ..Call::default()
+            },
+        );
+        assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), expected);
+        match outcome.result {
+            Ok(output) => assert_eq!(
+                (output.json.as_str(), output.items),
+                ("4", expected),
+                "quota is the fifth code"
+            ),
+            Err(failure) => assert_eq!(failure.message, "the output takes 1001 bytes; the limit is 1000"),
+        }
+    }
+    well(&host);
+}
+
+#[test]
+fn a_flood_of_metrics_keeps_32_and_notes_the_rest_within_the_log() {
+    let body = r#"(func $predict (param $p i32) (param $n i32) (result i32) (local $i i32)
+        (loop $l
+          (i32.store8 (i32.const 4097) (i32.add (i32.const 97) (i32.rem_u (local.get $i) (i32.const 26))))
+          (i32.store8 (i32.const 4098) (i32.add (i32.const 97) (i32.div_u (local.get $i) (i32.const 26))))
+          (call $metric (i32.const 4096) (i32.const 3) (f64.const 1))
+          (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 600))))
+        (call $metric (i32.const 4096) (i32.const 3) (f64.const nan))
+        (call $ok (local.get $p) (local.get $n)))
+      (data (i32.const 4096) "m")"#;
+    let host = Host::new();
+    let outcome = call(&host.open(&fixtures::component(RUN, body)), "{}");
+    assert!(outcome.result.is_ok());
+    assert_eq!(outcome.report.metrics.len(), 32);
+    let kept: usize = outcome.report.logs.iter().map(|line| line.message.len()).sum();
+    assert!(kept as u64 <= limits().log_bytes && outcome.report.dropped_log_bytes > 0);
+    well(&host);
+}
+
+#[test]
+fn a_description_that_is_long_or_forged_is_refused() {
+    // Three strings at 0: input, output, sdk. All three the whole memory; then an sdk of 4 KiB; then one with a line break.
+    let whole = r"\00\00\00\00\00\00\02\00";
+    let cases = [
+        (
+            format!(r#"(data (i32.const 0) "{}")"#, whole.repeat(3)),
+            "`describe` returned more than 262144 bytes",
+        ),
+        (
+            r#"(data (i32.const 16) "\00\00\01\00\00\10\00\00")"#.to_owned(),
+            "`describe`: the sdk must be",
+        ),
+        (
+            r#"(data (i32.const 16) "\00\00\01\00\03\00\00\00") (data (i32.const 65536) "a\0ab")"#.to_owned(),
+            "`describe`: the sdk must be",
+        ),
+        (
+            r#"(data (i32.const 64) "[[[[")"#.to_owned(),
+            "`describe`: the input schema is not JSON",
+        ),
+    ];
+    for (data, expected) in cases {
+        let error = refused(&Host::new(), &fixtures::component("", &data));
+        assert!(error.message.starts_with(expected), "{:.200}", error.message);
+    }
+}

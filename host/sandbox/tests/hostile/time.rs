@@ -1,0 +1,187 @@
+//! Guests that want more time than they have.
+
+use std::time::{Duration, Instant};
+
+use maquette_fixtures as fixtures;
+use maquette_sandbox::{Call, Cancel, Code, EPOCH_TICK, Limits};
+
+use crate::common::{Host, call, call_with, limits};
+use crate::{predict, refused, well};
+
+/// How late a stop may be: the tick, and a machine that is busy with other tests.
+const LATE: Duration = Duration::from_millis(100 * EPOCH_TICK.as_millis() as u64);
+
+/// A guest is stopped at its deadline, and not long after it.
+fn stopped(imports: &str, functions: &str) {
+    let host = Host::new();
+    let guest = host.open(&fixtures::component(imports, functions));
+    let began = Instant::now();
+    let failure = call(&guest, "{}").result.unwrap_err();
+    let took = began.elapsed();
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Timeout, "`predict` did not end within 300 ms")
+    );
+    assert!(failure.detail.unwrap().contains("the deadline passed"));
+    assert!(took < Duration::from_millis(300) + LATE, "{took:?}");
+    well(&host);
+}
+
+#[test]
+fn a_guest_that_loops_is_stopped_at_its_deadline() {
+    stopped(
+        "",
+        "(func $predict (param i32 i32) (result i32) (loop $l (br $l)) unreachable)",
+    );
+}
+
+#[test]
+fn an_allocator_that_loops_is_stopped_at_the_deadline() {
+    // The host asks the guest for memory to pass the input in; this guest never gives it.
+    stopped(
+        "",
+        "(func $realloc (param i32 i32 i32 i32) (result i32) (loop $l (br $l)) unreachable)",
+    );
+}
+
+#[test]
+fn a_post_return_that_loops_is_stopped_at_the_deadline() {
+    stopped(
+        "",
+        r#"(func (export "cabi_post_maquette:model/predictor@0.1.0#predict") (param i32) (loop $l (br $l)))"#,
+    );
+}
+
+#[test]
+fn bulk_fills_and_copies_in_a_loop_are_stopped() {
+    for op in [
+        "(memory.fill (i32.const 65536) (i32.const 7) (i32.const 8388608))",
+        "(memory.copy (i32.const 65536) (i32.const 131072) (i32.const 8388608))",
+    ] {
+        stopped(
+            "",
+            &format!(
+                "(func $predict (param i32 i32) (result i32)
+          (drop (memory.grow (i32.const 160))) (loop $l {op} (br $l)) unreachable)"
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_guest_that_calls_the_host_forever_is_stopped() {
+    // Each call is short; the drip of them never ends.
+    stopped(
+        r#"(import "maquette:model/run@0.1.0" "seed" (func $seed (result i64)))"#,
+        "(func $predict (param i32 i32) (result i32) (loop $l (drop (call $seed)) (br $l)) unreachable)",
+    );
+}
+
+/// Sleeps for an hour.
+const SLEEP: &str = r#"
+  (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $after (param i64) (result i32)))
+  (import "wasi:io/poll@0.2.0" "[method]pollable.block" (func $block (param i32)))"#;
+
+#[test]
+fn a_sleeping_guest_ends_with_its_deadline() {
+    stopped(
+        SLEEP,
+        "(func $predict (param $p i32) (param $n i32) (result i32)
+           (call $block (call $after (i64.const 3600000000000))) (loop $l (br $l)) unreachable)",
+    );
+}
+
+#[test]
+fn a_poll_on_nothing_ends_the_sandbox() {
+    let imports = r#"(import "wasi:io/poll@0.2.0" "poll" (func $poll (param i32 i32 i32)))"#;
+    let body = "(func $predict (param i32 i32) (result i32) (call $poll (i32.const 0) (i32.const 0) (i32.const 5000)) unreachable)";
+    let (failure, _) = predict(&Host::new(), imports, body);
+    assert_eq!(failure.code, Code::Internal);
+    assert!(failure.detail.unwrap().contains("empty poll list"));
+}
+
+#[test]
+fn a_guest_that_floods_sleeps_is_ended() {
+    let body =
+        "(func $predict (param i32 i32) (result i32) (loop $l (drop (call $after (i64.const 1))) (br $l)) unreachable)";
+    let (failure, _) = predict(&Host::new(), SLEEP, body);
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Internal, "the model stopped: it broke a rule of the host")
+    );
+    let detail = failure.detail.unwrap();
+    assert!(detail.contains("resource table has no free keys"), "{detail}");
+}
+
+#[test]
+fn a_load_that_loops_is_refused() {
+    let body = "(func $load (result i32) (loop $l (br $l)) unreachable)";
+    let error = refused(&Host::new(), &fixtures::component("", body));
+    assert_eq!(error.message, "`load` failed: `load` did not end within 300 ms");
+}
+
+#[test]
+fn a_start_function_that_loops_is_refused() {
+    let error = refused(
+        &Host::new(),
+        &fixtures::component("", "(func $s (loop $l (br $l))) (start $s)"),
+    );
+    assert_eq!(error.message, "`start` failed: `start` did not end within 300 ms");
+}
+
+#[test]
+fn a_recursion_through_the_host_is_stopped() {
+    // The host allocates the name of the environment in the guest, whose allocator asks the host again.
+    let imports = r#"(import "maquette:model/weights@0.1.0" "tensors" (func $tensors (param i32 i32 i32)))"#;
+    let body = "(func $realloc (param i32 i32 i32 i32) (result i32)
+        (call $tensors (i32.const 0) (i32.const 1) (i32.const 5000)) (i32.const 8192))
+      (func $predict (param i32 i32) (result i32) unreachable)";
+    let (failure, _) = predict(&Host::new(), imports, body);
+    assert_eq!(failure.code, Code::Internal);
+    let detail = failure.detail.unwrap();
+    assert!(detail.contains("cannot leave component instance"), "{detail}");
+}
+
+#[test]
+fn a_cancelled_call_stops_within_a_tick_or_so() {
+    let host = Host::new();
+    let body = "(func $predict (param i32 i32) (result i32) (loop $l (br $l)) unreachable)";
+    let slow = Limits {
+        timeout_ms: 60_000,
+        ..limits()
+    };
+    let (guest, _) = host
+        .try_open(&host.parts(&fixtures::component("", body), slow))
+        .unwrap();
+    let cancel = Cancel::default();
+    let remote = cancel.clone();
+    let canceller = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        remote.cancel();
+        Instant::now()
+    });
+    let failure = call_with(
+        &guest,
+        Call {
+            input: "{}".into(),
+            cancel,
+            ..Call::default()
+        },
+    )
+    .result
+    .unwrap_err();
+    assert!(canceller.join().unwrap().elapsed() < LATE);
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Cancelled, "the call was cancelled")
+    );
+}
+
+#[test]
+fn a_guest_that_recurses_without_end_is_stopped() {
+    let body = "(func $deep (result i32) (i32.add (call $deep) (i32.const 1)))
+      (func $predict (param i32 i32) (result i32) (call $deep))";
+    let (failure, _) = predict(&Host::new(), "", body);
+    assert_eq!(failure.code, Code::Quota);
+    assert_eq!(failure.message, "the model recursed too deeply: its stack is 1 MiB");
+}
