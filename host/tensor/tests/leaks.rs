@@ -70,6 +70,26 @@ fn on_two_patterns<T>(work: impl Fn() -> T) -> (T, T) {
 }
 
 #[test]
+fn fresh_memory_holds_the_pattern() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let layout = Layout::array::<u8>(100_000).unwrap();
+    let seen = on_two_patterns(|| {
+        // SAFETY: the layout is not empty; the allocator above has written every byte that is read; it is freed as it was made.
+        unsafe {
+            let ptr = std::alloc::alloc(layout);
+            let seen = (ptr.read_volatile(), ptr.add(99_999).read_volatile());
+            std::alloc::dealloc(ptr, layout);
+            seen
+        }
+    });
+    assert_eq!(
+        seen,
+        ((0xa5, 0xa5), (0x3c, 0x3c)),
+        "or the tests below would prove nothing"
+    );
+}
+
+#[test]
 fn no_op_hands_out_memory_that_it_did_not_write() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut ops = std::collections::BTreeSet::new();

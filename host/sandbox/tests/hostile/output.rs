@@ -269,13 +269,14 @@ fn a_flood_of_metrics_keeps_32_and_notes_the_rest_within_the_log() {
 fn a_description_that_is_long_or_forged_is_refused() {
     // Three strings at 0: input, output, sdk. All three the whole memory; then an sdk of 4 KiB; then one with a line break.
     let whole = r"\00\00\00\00\00\00\02\00";
+    let long = "x".repeat(4096);
     let cases = [
         (
             format!(r#"(data (i32.const 0) "{}")"#, whole.repeat(3)),
             "`describe` returned more than 262144 bytes",
         ),
         (
-            r#"(data (i32.const 16) "\00\00\01\00\00\10\00\00")"#.to_owned(),
+            format!(r#"(data (i32.const 16) "\00\00\01\00\00\10\00\00") (data (i32.const 65536) "{long}")"#),
             "`describe`: the sdk must be",
         ),
         (
@@ -291,4 +292,22 @@ fn a_description_that_is_long_or_forged_is_refused() {
         let error = refused(&Host::new(), &fixtures::component("", &data));
         assert!(error.message.starts_with(expected), "{:.200}", error.message);
     }
+}
+
+#[test]
+fn an_unfinished_line_of_one_call_is_in_no_later_call() {
+    // Prints what it is given without a line break, and traps.
+    let body = "(func $predict (param $p i32) (param $n i32) (result i32)
+        (call $write (call $stdout) (local.get $p) (local.get $n) (i32.const 5000))
+        (call $write (call $stderr) (local.get $p) (local.get $n) (i32.const 5000)) unreachable)";
+    let host = Host::new();
+    let guest = host.open(&fixtures::component(STREAMS, body));
+    for input in ["[\"secret\"]", "[]", "[\"other\"]"] {
+        let outcome = call(&guest, input);
+        let lines: Vec<_> = outcome.report.logs.iter().map(|line| line.message.as_str()).collect();
+        assert_eq!(lines, [input, input]);
+        let detail = outcome.result.unwrap_err().detail.unwrap();
+        assert_eq!(detail.contains("secret"), input.contains("secret"), "{detail}");
+    }
+    well(&host);
 }

@@ -142,16 +142,15 @@ fn a_recursion_through_the_host_is_stopped() {
     assert!(detail.contains("cannot leave component instance"), "{detail}");
 }
 
-#[test]
-fn a_cancelled_call_stops_within_a_tick_or_so() {
+/// Cancels a call that would go on for a minute, and looks how soon it ends.
+fn cancelled(imports: &str, body: &str) {
     let host = Host::new();
-    let body = "(func $predict (param i32 i32) (result i32) (loop $l (br $l)) unreachable)";
     let slow = Limits {
         timeout_ms: 60_000,
         ..limits()
     };
     let (guest, _) = host
-        .try_open(&host.parts(&fixtures::component("", body), slow))
+        .try_open(&host.parts(&fixtures::component(imports, body), slow))
         .unwrap();
     let cancel = Cancel::default();
     let remote = cancel.clone();
@@ -175,6 +174,20 @@ fn a_cancelled_call_stops_within_a_tick_or_so() {
         (failure.code, failure.message.as_str()),
         (Code::Cancelled, "the call was cancelled")
     );
+    well(&host);
+}
+
+#[test]
+fn a_cancelled_call_stops_within_a_tick_or_so() {
+    let body = "(func $predict (param i32 i32) (result i32) (loop $l (br $l)) unreachable)";
+    cancelled("", body);
+}
+
+#[test]
+fn a_guest_that_sleeps_is_cancelled_all_the_same() {
+    let body = "(func $predict (param i32 i32) (result i32)
+        (call $block (call $after (i64.const 3600000000000))) (loop $l (br $l)) unreachable)";
+    cancelled(SLEEP, body);
 }
 
 #[test]
