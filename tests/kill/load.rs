@@ -5,8 +5,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
-
 use crate::book::{Book, Made, Name};
 use crate::support::http::{Client, Reply};
 use crate::support::random::Random;
@@ -85,7 +83,7 @@ fn send(client: &mut Client, made: Made, wait: bool, book: &Mutex<Book>) -> bool
     let mut headers = Vec::new();
     headers.extend(key.as_deref().map(|key| ("idempotency-key", key)));
     headers.extend(wait.then_some(("prefer", "wait=5")));
-    let body = body(book, &made);
+    let body = book.lock().unwrap().body(&made);
     match client.send(method, &path, &headers, body.as_bytes()) {
         Ok(reply) => {
             note(book, made, &reply);
@@ -93,11 +91,6 @@ fn send(client: &mut Client, made: Made, wait: bool, book: &Mutex<Book>) -> bool
         }
         Err(_) => false,
     }
-}
-
-fn body(book: &Mutex<Book>, made: &Made) -> String {
-    let version = &book.lock().unwrap().version;
-    json!({"version": version, "input": {"a": made.input}}).to_string()
 }
 
 /// Writes down what a reply has promised.
@@ -121,7 +114,7 @@ fn leave(client: &Client, owner: usize, random: &mut Random, book: &Mutex<Book>)
     headers.extend(key.as_deref().map(|key| ("idempotency-key", key)));
     headers.extend((random.below(3) == 0).then_some(("prefer", "wait")));
     let stay = Duration::from_micros(random.below(4000) as u64);
-    let body = body(book, &made);
+    let body = book.lock().unwrap().body(&made);
     client
         .send_and_leave(method, &path, &headers, body.as_bytes(), stay)
         .is_ok()

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod book;
+mod hook;
 mod load;
 #[path = "../support/mod.rs"]
 mod support;
@@ -38,11 +39,13 @@ fn whatever_was_acknowledged_survives_sigkill_and_ends_once() {
     let data = folder.path().join("data");
     let started = Instant::now();
 
-    let args = ["--lanes", "2", "--queue", "200"];
+    let hook = hook::Hook::start();
+    let allowed = hook.address.to_string();
+    let args = ["--lanes", "2", "--queue", "200", "--allow-outbound", &allowed];
     let mut serve = Serve::start(&data, &args);
     let version = serve.publish("worker", &guests::worker(), 20_000);
     let owners: Vec<String> = (0..OWNERS).map(|n| serve.owner(&format!("owner-{n}"))).collect();
-    let book = Mutex::new(Book::new(owners, version));
+    let book = Mutex::new(Book::new(owners, version, hook.url()));
 
     // The last round ends without a kill: then nothing but the server itself can bring what has begun to its end.
     for round in 0..=kills {
@@ -78,12 +81,17 @@ fn whatever_was_acknowledged_survives_sigkill_and_ends_once() {
     book.retries_find_what_they_made(serve.address);
     book.everything_ends(serve.address);
     book.nothing_runs_on(serve.address);
+    for token in &book.owners {
+        hook.is_told_everything(serve.address, token);
+    }
     let log = serve.log();
     serve.stop();
     assert!(!log.contains("panicked"), "{log}");
     let ledger = book::on_disk(&data.join("maquette.db"), &book);
+    let told = hook.heard_every_end(&data.join("maquette.db"));
+    assert!(told > 0, "somebody wanted to be told");
     println!(
-        "{kills} kills, {} acknowledged, {} rows, {} of them begun again ({} times at most), {} given up after too many starts; \
+        "{kills} kills, {told} ends told, {} acknowledged, {} rows, {} of them begun again ({} times at most), {} given up after too many starts; \
          {:.1} s; seed {seed}",
         book.acknowledged(),
         ledger.rows,

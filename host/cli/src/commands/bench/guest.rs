@@ -2,13 +2,18 @@
 //! measuring needs no guest toolchain and no SDK stands between the clock and the host.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use maquette_package::Digest;
 use maquette_sandbox::{Limits, Part, Parts};
+use maquette_tensor::ops::Error;
+use maquette_tensor::ops::program::Description;
+use maquette_tensor::{Budget, Control, Program, Scope};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, SourceMap};
 
 use crate::failure::{Failure, Result};
+use crate::local::Host;
 use crate::sdk;
 
 /// A model that returns its input.
@@ -186,16 +191,35 @@ pub(crate) fn parts(folder: &Path, name: &str, wasm: &[u8]) -> Result<Parts> {
     })
 }
 
+/// Compiles a program in a guest's name, so that the guest finds it: nobody finds what another has compiled.
+pub(crate) fn compile_for(host: &Host, parts: &Parts, description: &Description) -> Result<Arc<Program>> {
+    let failed = |error: Error| Failure::failed(format!("the tensor runtime: {}", error.message));
+    let open = |(name, part): (&String, &Part)| {
+        let file = host.runtime().weights().open(&part.digest, &part.path)?;
+        Ok((name.clone(), file))
+    };
+    let files = parts
+        .weights
+        .iter()
+        .map(open)
+        .collect::<std::result::Result<_, Error>>();
+    let budget = Budget::new(parts.limits.tensor_bytes);
+    Scope::new(Arc::clone(host.runtime()), budget, Control::default())
+        .owned_by(parts.component.digest.as_str().into())
+        .compile(description, &files.map_err(failed)?)
+        .map_err(failed)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::local::{Host, How};
+    use crate::local::How;
     use serde_json::json;
 
     #[test]
-    fn a_guest_runs_a_program_that_another_compiled() {
-        use maquette_tensor::ops::program::{Description, Input, Node};
+    fn a_guest_runs_a_program_that_was_compiled_for_it() {
+        use maquette_tensor::ops::program::{Input, Node};
         use maquette_tensor::ops::{DType, Dim};
 
         let folder = tempfile::tempdir().unwrap();
@@ -216,14 +240,11 @@ mod tests {
             outputs: vec![2],
             ..Description::default()
         };
-        let program = host
-            .runtime()
-            .programs()
-            .compile(&description, &Default::default())
-            .unwrap();
         let mask: Vec<u8> = (0..6).flat_map(|_| 0.5_f32.to_le_bytes()).collect();
-        let wasm = runs(program.digest(), [2, 3], &[0; 24], &mask).unwrap();
-        let model = host.open(parts(folder.path(), "runs.wasm", &wasm).unwrap()).unwrap();
+        let wasm = runs(&description.digest(), [2, 3], &[0; 24], &mask).unwrap();
+        let parts = parts(folder.path(), "runs.wasm", &wasm).unwrap();
+        compile_for(&host, &parts, &description).unwrap();
+        let model = host.open(parts).unwrap();
         let (made, report) = model.call(json!({}), How::default()).unwrap();
         let sum = 6 * u64::from(1_f32.to_bits());
         assert_eq!(made.ok().map(|m| m.output), Some(json!(sum)));

@@ -122,6 +122,7 @@ pub(crate) fn minilm(host: &Host, minilm: &MiniLm, folder: &Path, effort: Effort
         let mut parts = guest::parts(folder, &name, &wasm)?;
         let weights = minilm.model.parts.weights.iter();
         parts.weights = weights.map(|(name, part)| (name.clone(), Part::clone(part))).collect();
+        guest::compile_for(host, &parts, program.description())?;
         let model = host.open(parts)?;
         let native = || -> Result<(f64, String)> {
             let at = Instant::now();
