@@ -102,8 +102,12 @@ pub(crate) async fn search(
         })
         .take(limit)
         .map(|collection| {
+            let models = collection.models.iter();
+            let visible: Vec<_> = models
+                .filter(|name| snapshot.visible(&principal, name).is_some())
+                .collect();
             json!({"name": collection.name, "slug": collection.slug, "description": collection.description,
-                "models": collection.models})
+                "models": visible})
         })
         .collect();
     let body = json!({"query": text, "models": models, "collections": collections, "pages": []});
