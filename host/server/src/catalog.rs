@@ -22,6 +22,8 @@ pub(crate) struct Version {
     pub(crate) model: Arc<str>,
     /// The release's number in the manifest, such as `1.2.0`.
     pub(crate) number: Box<str>,
+    /// What its manifest says of it.
+    pub(crate) description: Box<str>,
     /// Unix milliseconds.
     pub(crate) created_at: i64,
     /// Where the version is kept open while it is being called.
@@ -33,8 +35,6 @@ pub(crate) struct Version {
 pub(crate) struct Model {
     /// `owner/name`.
     pub(crate) name: Arc<str>,
-    /// From the newest version's manifest.
-    pub(crate) description: Arc<str>,
     /// Unix milliseconds.
     pub(crate) created_at: i64,
     /// Whether only its owner and admins know of it.
@@ -52,10 +52,8 @@ pub(crate) struct Model {
 impl Model {
     /// A model without versions.
     pub(crate) fn new(name: Arc<str>, created_at: i64) -> Self {
-        let description = "".into();
         Self {
             name,
-            description,
             created_at,
             private: false,
             card: Arc::default(),
@@ -75,6 +73,12 @@ impl Model {
                 None => self.aliases.get(text),
             },
         }
+    }
+
+    /// What its owner says of it, else its newest version.
+    pub(crate) fn description(&self) -> &str {
+        let newest = || self.newest().map_or("", |version| &version.description);
+        self.card.description.as_deref().unwrap_or_else(newest)
     }
 
     /// The version published last.
@@ -110,11 +114,10 @@ impl Model {
     }
 
     /// Adds a version, if it is not there yet.
-    pub(crate) fn add(&mut self, version: Version, description: &str) {
+    pub(crate) fn add(&mut self, version: Version) {
         if self.versions.contains_key(&version.id) {
             return;
         }
-        self.description = description.into();
         self.order.push(version.id);
         self.versions.insert(version.id, Arc::new(version));
     }
@@ -291,6 +294,7 @@ mod tests {
             id: id(n),
             model: "o/m".into(),
             number: format!("{n}.0.0").into(),
+            description: "".into(),
             created_at: i64::from(n),
             slot,
         }
@@ -299,7 +303,7 @@ mod tests {
     fn model(versions: &[u8], aliases: &[(&str, u8)]) -> Model {
         let mut model = Model::new("o/m".into(), 0);
         for n in versions {
-            model.add(version(*n), "");
+            model.add(version(*n));
         }
         for (alias, n) in aliases {
             model.point((*alias).to_owned(), id(*n));
@@ -344,7 +348,7 @@ mod tests {
         let catalog = Catalog::default();
         let before = catalog.now();
         let mut next = (*before).clone();
-        next.model_mut("o/m", 0).add(version(1), "");
+        next.model_mut("o/m", 0).add(version(1));
         catalog.replace(next);
         assert!(before.model("o/m").is_none());
         assert_eq!(catalog.now().count(), (1, 1));

@@ -249,7 +249,13 @@ impl Running {
                         .flat_map(|line| [line.message.as_str(), "\n"])
                         .collect();
                     let metrics = serde_json::to_string(&outcome.report.metrics).unwrap_or_default();
-                    app.predictions.cache.put(key, Kept::of(output, logs, metrics));
+                    let kept = Kept {
+                        json: output.json,
+                        files: output.files,
+                        logs,
+                        metrics,
+                    };
+                    app.predictions.cache.put(key, kept);
                 }
                 Ok(Reply {
                     json,
@@ -302,6 +308,7 @@ impl Running {
             owner: Arc::clone(&self.owner),
             day: now_ms().div_euclid(86_400_000),
             model: Arc::clone(&self.version.model),
+            version: self.version.id,
             token: self.token.clone(),
             predictions: 1,
             cached: u64::from(cache == Cached::Hit),

@@ -47,10 +47,11 @@ impl Server {
         let bind = config.bind;
         let opened = tokio::task::spawn_blocking(move || App::open(config)).await;
         let (app, admin) = opened.map_err(|e| StartError::Engine(e.to_string()))??;
-        app.store
-            .put_token(admin)
-            .await
-            .map_err(|e| StartError::Store(e.to_string()))?;
+        // The one that is there knows since when, and when it was last used.
+        if app.catalog.now().token(&admin.hash).is_none() {
+            let put = app.store.put_token(admin).await;
+            put.map_err(|e| StartError::Store(e.to_string()))?;
+        }
         if let Some(age) = app.config.orphan_age {
             match gc::collect(&app, age).await {
                 Ok(0) => {}
@@ -187,7 +188,7 @@ async fn live(app: Arc<App>, listener: TcpListener, adopted: Vec<Arc<Live>>, sto
     if tokio::time::timeout(FLUSH, app.predictions.tasks.wait()).await.is_err() {
         tracing::warn!("some predictions' ends were not written in time; the next start runs them again");
     }
-    predictions::flush(&app).await;
+    predictions::close(&app).await;
     // What is on its way is sent again after the next start.
     for task in &mut sending {
         task.0.abort();

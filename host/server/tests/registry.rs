@@ -507,3 +507,111 @@ fn a_token_ends_when_it_should_and_shows_when_it_was_used() {
         assert_eq!((statuses[0], statuses.last()), (200, Some(&401)));
     }
 }
+
+#[test]
+fn changes_at_one_time_are_all_kept_and_one_name_is_made_once() {
+    let host = Host::start();
+    let at_once = |requests: &[(&str, &str, Value)]| -> Vec<Reply> {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = requests
+                .iter()
+                .map(|(method, path, body)| scope.spawn(|| send(&host, &host.token, method, path, body)))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    };
+    for round in 0..20 {
+        let name = format!("m{round}");
+        let path = format!("/v1/models/me/{name}");
+        let new = || ("POST", "/v1/models", new_model(&name, "public"));
+        let mut made: Vec<u16> = at_once(&[new(), new(), new()]).iter().map(|r| r.status).collect();
+        made.sort_unstable();
+        assert_eq!(made, [201, 409, 409]);
+        let changed = at_once(&[
+            ("PATCH", &path, json!({"readme": "r"})),
+            ("PATCH", &path, json!({"paper_url": "https://example.org/p"})),
+            ("PATCH", &path, json!({"visibility": "private"})),
+        ]);
+        assert!(changed.iter().all(|reply| reply.status == 200), "{changed:?}");
+        let model = host.get(&path).json();
+        assert_eq!(
+            (model["paper_url"].as_str(), model["visibility"].as_str()),
+            (Some("https://example.org/p"), Some("private"))
+        );
+        assert_eq!(host.get(&format!("{path}/readme")).text(), "r");
+        let ended = at_once(&[
+            ("DELETE", &path, json!({})),
+            ("PATCH", &path, json!({"readme": "again"})),
+        ]);
+        assert_eq!(ended[0].status, 204);
+        assert!(matches!(ended[1].status, 200 | 404), "{:?}", ended[1]);
+        assert_eq!(
+            host.get(&path).status,
+            404,
+            "what is removed is not made again by a change"
+        );
+    }
+}
+
+#[test]
+fn a_search_names_no_model_that_the_caller_may_not_know_of() {
+    let host = Host::start();
+    assert_eq!(host.post("/v1/models", &new_model("hidden", "private")).status, 201);
+    assert_eq!(host.post("/v1/models", &new_model("shown", "public")).status, 201);
+    let picks = json!({"name": "Picks", "models": ["me/hidden", "me/shown"]}).to_string();
+    assert_eq!(host.put("/v1/collections/picks", picks.as_bytes()).status, 200);
+    let other = host.token("other", &["read"]);
+    let found = host.send_as(&other, "GET", "/v1/search?query=picks", &[], b"").json();
+    assert_eq!(found["collections"][0]["models"], json!(["me/shown"]));
+    let collection = host.send_as(&other, "GET", "/v1/collections/picks", &[], b"").json();
+    assert_eq!(collection["models"].as_array().unwrap().len(), 1);
+    assert_eq!(host.send_as(&other, "GET", "/metrics", &[], b"").status, 403);
+}
+
+#[test]
+fn a_version_that_others_ran_directly_stays_and_what_is_said_of_a_model_is_its_newest_versions() {
+    let host = Host::start();
+    let first = host.actor();
+    let mut manifest = host.manifest("actor", "2.0.0", &maquette_fixtures::echo());
+    manifest["description"] = "the second".into();
+    let second = host
+        .post("/v1/models/me/actor/versions", &json!({"manifest": manifest}))
+        .json();
+    assert_eq!(host.get("/v1/models/me/actor").json()["description"], "the second");
+    let second = format!("/v1/models/me/actor/versions/{}", second["id"].as_str().unwrap());
+    let other = host.token("other", &["predict"]);
+    let run = format!("/v1/models/me/actor/versions/{first}/run");
+    let ran = host.send_as(&other, "POST", &run, &[], br#"{"do":"echo"}"#);
+    assert_eq!(ran.status, 200);
+    let kept = host.send("DELETE", &format!("/v1/models/me/actor/versions/{first}"), &[], b"");
+    assert!(kept.problem().contains("others have run this version"));
+    assert_eq!(host.send("DELETE", &second, &[], b"").status, 202);
+    assert_eq!(host.get("/v1/models/me/actor").json()["description"], "");
+}
+
+#[test]
+fn when_a_token_was_used_outlives_a_stop() {
+    let host = Host::start();
+    let made = host
+        .post("/v1/tokens", &json!({"owner": "o", "scopes": ["read"]}))
+        .json();
+    host.send_as(made["token"].as_str().unwrap(), "GET", "/v1/models", &[], b"");
+    let used = |host: &Host, id: &Value| {
+        let tokens = host.get("/v1/tokens").json();
+        let token = tokens["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|t| t["id"] == *id)
+            .cloned()
+            .unwrap();
+        (token["last_used_at"].clone(), token["created_at"].clone())
+    };
+    let (used_at, created_at) = used(&host, &made["id"]);
+    assert!(used_at.is_string());
+    let admin_since = used(&host, &json!("admin.token")).1;
+    let folder = host.stop();
+    let host = Host::open(common::config(folder.as_ref().unwrap().path()));
+    assert_eq!(used(&host, &made["id"]), (used_at, created_at));
+    assert_eq!(used(&host, &json!("admin.token")).1, admin_since);
+}

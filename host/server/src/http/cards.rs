@@ -13,11 +13,13 @@ use serde::Deserialize;
 use super::{body, json as reply, models};
 use crate::app::App;
 use crate::auth::{Principal, Scope};
-use crate::catalog::{LATEST, Model, Snapshot};
+use crate::catalog::{Model, Snapshot};
 use crate::names::check_name;
+use crate::predictions::flush;
 use crate::predictions::request::invalid;
 use crate::problem::Problem;
 use crate::registry::Card;
+use crate::store::registry::{Reason, Removal};
 
 /// Models of one owner, at most.
 const MAX_MODELS: usize = 1000;
@@ -53,32 +55,51 @@ struct Changes {
     visibility: Option<String>,
 }
 
+/// Finds a member of a card.
+type Member = fn(&mut Card) -> &mut Option<String>;
+
+/// A member, and what it becomes; nothing clears it.
+type Edit = (Member, Option<String>);
+
 impl Changes {
-    fn apply(self, card: &mut Card) -> Result<(), Problem> {
-        let url = |name: &str, value: Option<String>, into: &mut Option<String>| {
-            let Some(url) = value else { return Ok(()) };
+    /// What is to change, checked.
+    fn checked(self) -> Result<Vec<Edit>, Problem> {
+        let urls: [(&str, Option<String>, Member); 5] = [
+            ("github_url", self.github_url, |card| &mut card.github_url),
+            ("paper_url", self.paper_url, |card| &mut card.paper_url),
+            ("weights_url", self.weights_url, |card| &mut card.weights_url),
+            ("license_url", self.license_url, |card| &mut card.license_url),
+            ("cover_image_url", self.cover_image_url, |card| {
+                &mut card.cover_image_url
+            }),
+        ];
+        let mut edits: Vec<Edit> = Vec::new();
+        for (name, value, member) in urls {
+            let Some(url) = value else { continue };
             let good = url.is_empty() || url.starts_with("https://") || url.starts_with("http://");
             if !good || url.len() > MAX_TEXT || url.chars().any(char::is_control) {
                 return Err(invalid(name, "must be an http or https URL"));
             }
-            *into = (!url.is_empty()).then_some(url);
-            Ok(())
-        };
-        url("github_url", self.github_url, &mut card.github_url)?;
-        url("paper_url", self.paper_url, &mut card.paper_url)?;
-        url("weights_url", self.weights_url, &mut card.weights_url)?;
-        url("license_url", self.license_url, &mut card.license_url)?;
-        url("cover_image_url", self.cover_image_url, &mut card.cover_image_url)?;
-        let text = |name: &str, value: Option<String>, most: usize, into: &mut Option<String>| {
-            let Some(text) = value else { return Ok(()) };
+            edits.push((member, (!url.is_empty()).then_some(url)));
+        }
+        let texts: [(&str, Option<String>, usize, Member); 2] = [
+            ("description", self.description, MAX_TEXT, |card| &mut card.description),
+            ("readme", self.readme, MAX_README, |card| &mut card.readme),
+        ];
+        for (name, value, most, member) in texts {
+            let Some(text) = value else { continue };
             if text.len() > most {
                 return Err(invalid(name, &format!("has at most {most} bytes")));
             }
-            *into = (!text.is_empty()).then_some(text);
-            Ok(())
-        };
-        text("description", self.description, MAX_TEXT, &mut card.description)?;
-        text("readme", self.readme, MAX_README, &mut card.readme)
+            edits.push((member, (!text.is_empty()).then_some(text)));
+        }
+        Ok(edits)
+    }
+}
+
+fn apply(edits: Vec<Edit>, card: &mut Card) {
+    for (member, value) in edits {
+        *member(card) = value;
     }
 }
 
@@ -114,9 +135,6 @@ pub(crate) async fn create(
         Some(_) => {}
     }
     let name = format!("{}/{}", new.owner, new.name);
-    if snapshot.model(&name).is_some() {
-        return Err(Problem::conflict("a model of this name exists already"));
-    }
     let prefix = format!("{}/", new.owner);
     if snapshot
         .models(None)
@@ -130,11 +148,11 @@ pub(crate) async fn create(
         ));
     }
     let mut card = Card::default();
-    new.card.apply(&mut card)?;
-    app.store
-        .put_model(name.clone(), private, card)
-        .await
-        .map_err(Problem::internal)?;
+    apply(new.card.checked()?, &mut card);
+    let created = app.store.create_model(name.clone(), private, card).await;
+    if !created.map_err(Problem::internal)? {
+        return Err(Problem::conflict("a model of this name exists already"));
+    }
     shown(&app, &headers, &name, StatusCode::CREATED).await
 }
 
@@ -164,17 +182,14 @@ pub(crate) async fn change(
     let Path((owner, name)) = path.map_err(|_| Problem::not_found("this model"))?;
     let model = own(&snapshot, &principal, &owner, &name)?;
     let changes: Changes = body::parse(&app, &headers, sent).await?;
-    let private = match changes.visibility.as_deref() {
-        None => model.private,
-        Some(visibility) => is_private(visibility)?,
-    };
-    let mut card = (*model.card).clone();
-    changes.apply(&mut card)?;
+    let private = changes.visibility.as_deref().map(is_private).transpose()?;
+    let edits = changes.checked()?;
     let name = model.name.to_string();
-    app.store
-        .put_model(name.clone(), private, card)
-        .await
-        .map_err(Problem::internal)?;
+    let change = move |card: &mut Card| apply(edits, card);
+    let changed = app.store.change_model(name.clone(), private, change).await;
+    if !changed.map_err(Problem::internal)? {
+        return Err(Problem::not_found("this model"));
+    }
     shown(&app, &headers, &name, StatusCode::OK).await
 }
 
@@ -187,16 +202,29 @@ pub(crate) async fn remove(
     let (principal, snapshot) = app.authorize(&headers, Scope::Publish)?;
     let Path((owner, name)) = path.map_err(|_| Problem::not_found("this model"))?;
     let model = own(&snapshot, &principal, &owner, &name)?;
-    if model.len() > 0 {
-        return Err(Problem::conflict(
-            "this model has versions, and versions do not vanish with it: delete each of them first",
-        ));
-    }
-    app.store
-        .remove_model(model.name.to_string())
-        .await
-        .map_err(Problem::internal)?;
+    let removal = app.store.remove_model(model.name.to_string()).await;
+    removed(removal.map_err(Problem::internal)?, &principal, "this model")?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// What is told of a removal.
+fn removed(removal: Removal, principal: &Principal, what: &str) -> Result<(), Problem> {
+    let reason = match removal {
+        Removal::Gone => return Ok(()),
+        Removal::Missing => return Err(Problem::not_found(what)),
+        Removal::Kept(reason) => reason,
+    };
+    Err(Problem::conflict(match reason {
+        Reason::Versions => {
+            "this model has versions, and versions do not vanish with it: delete each of them first".to_owned()
+        }
+        Reason::Alias(alias) => format!("the alias `{alias}` points at this version: move it first"),
+        Reason::Deployment { owner, name } if *owner == **principal.owner() => {
+            format!("the deployment `{owner}/{name}` runs this version: change it first")
+        }
+        Reason::Deployment { .. } => "somebody's deployment runs this version".to_owned(),
+        Reason::Others => "others have run this version, so it stays for them".to_owned(),
+    }))
 }
 
 /// `DELETE /v1/models/{owner}/{name}/versions/{version}`: one that nobody relies on.
@@ -212,44 +240,10 @@ pub(crate) async fn remove_version(
         .resolve(Some(&reference))
         .map(|version| version.id)
         .ok_or_else(|| Problem::not_found("this version"))?;
-    let number = model
-        .resolve(Some(&id.to_string()))
-        .map(|version| version.number.to_string());
-    let pins: Vec<&str> = model
-        .aliases_of(id)
-        .into_iter()
-        .filter(|alias| *alias != LATEST)
-        .collect();
-    // The alias that a publish makes of the version's own number pins nothing.
-    if let Some(alias) = pins.iter().find(|alias| Some(**alias) != number.as_deref()) {
-        return Err(Problem::conflict(format!(
-            "the alias `{alias}` points at this version: move it first"
-        )));
-    }
-    if let Some(deployment) = snapshot
-        .deployments()
-        .find(|d| d.version == id && *d.model == *model.name)
-    {
-        let detail = if deployment.owner == *principal.owner() {
-            format!(
-                "the deployment `{}/{}` runs this version: change it first",
-                deployment.owner, deployment.name
-            )
-        } else {
-            "somebody's deployment runs this version".to_owned()
-        };
-        return Err(Problem::conflict(detail));
-    }
-    let model = model.name.to_string();
-    if app
-        .store
-        .run_by_others(model.clone(), id)
-        .await
-        .map_err(Problem::internal)?
-    {
-        return Err(Problem::conflict("others have run this version, so it stays for them"));
-    }
-    app.store.remove_version(model, id).await.map_err(Problem::internal)?;
+    // Calls that leave no row of their own are counted a moment later.
+    flush(&app).await;
+    let removal = app.store.remove_version(model.name.to_string(), id).await;
+    removed(removal.map_err(Problem::internal)?, &principal, "this version")?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 

@@ -64,7 +64,8 @@ pub(crate) async fn put(
     let wrong = |why: String| Problem::unprocessable("invalid-collection", why);
     check_name("slug", &slug).map_err(wrong)?;
     let mut collection: Collection = body::parse(&app, &headers, sent).await?;
-    if collection.models.len() > MOST || snapshot.collections().count() >= MOST {
+    let is_new = snapshot.collection(&slug).is_none();
+    if collection.models.len() > MOST || (is_new && snapshot.collections().count() >= MOST) {
         return Err(wrong(format!(
             "there are at most {MOST} collections, of at most {MOST} models each"
         )));

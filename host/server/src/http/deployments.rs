@@ -158,8 +158,18 @@ pub(crate) async fn create(
     };
     check(&app, &snapshot, &principal, &deployment)?;
     let body = show(&deployment);
-    app.store.release(deployment).await.map_err(Problem::internal)?;
+    released(&app, deployment).await?;
     Ok(reply(StatusCode::OK, &body))
+}
+
+/// Keeps a release, if nothing has changed under it.
+async fn released(app: &App, release: Deployment) -> Result<(), Problem> {
+    if app.store.release(release).await.map_err(Problem::internal)? {
+        return Ok(());
+    }
+    Err(Problem::conflict(
+        "the deployment or its version was changed at the same time; look at it and try again",
+    ))
 }
 
 /// A deployment of the caller's owner.
@@ -198,9 +208,7 @@ pub(crate) async fn change(
     next.max_instances = changes.max_instances.unwrap_or(next.max_instances);
     check(&app, &snapshot, &principal, &next)?;
     let body = show(&next);
-    // Two changes at once are two releases of one number: the second is refused by the table's key.
-    let released = app.store.release(next).await;
-    released.map_err(|_| Problem::conflict("the deployment was changed at the same time; look at it and try again"))?;
+    released(&app, next).await?;
     Ok(reply(StatusCode::OK, &body))
 }
 

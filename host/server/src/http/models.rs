@@ -166,7 +166,7 @@ fn summary(origin: &str, model: &Model, latest: Option<Value>) -> Value {
         "url": format!("{origin}/v1/models/{}", model.name),
         "owner": owner,
         "name": name,
-        "description": card.description.as_deref().unwrap_or(&model.description),
+        "description": model.description(),
         "visibility": if model.private { "private" } else { "public" },
         "is_official": false,
         "github_url": card.github_url,

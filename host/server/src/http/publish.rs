@@ -255,6 +255,9 @@ pub(crate) async fn alias(
     app.store
         .point(model.name.to_string(), vec![alias.clone()], id)
         .await
-        .map_err(Problem::internal)?;
+        .map_err(|e| match e.is_constraint() {
+            true => Problem::conflict("this version was removed at the same time"),
+            false => Problem::internal(e),
+        })?;
     Ok(reply(StatusCode::OK, &json!({"alias": alias, "version": id})))
 }

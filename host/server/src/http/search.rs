@@ -27,10 +27,7 @@ fn ranked(snapshot: &Snapshot, principal: &Principal, text: &str) -> Vec<(f64, A
     let mut found: Vec<_> = snapshot
         .models(None)
         .filter(|model| model.is_visible_to(principal))
-        .map(|model| {
-            let description = model.card.description.as_deref().unwrap_or(&model.description);
-            (score(text, &model.name, description), Arc::clone(model))
-        })
+        .map(|model| (score(text, &model.name, model.description()), Arc::clone(model)))
         .filter(|(score, _)| *score > 0.0)
         .collect();
     found.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.name.cmp(&y.name)));

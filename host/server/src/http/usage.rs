@@ -30,7 +30,7 @@ pub(crate) struct Span {
     to: Option<String>,
 }
 
-/// `GET /v1/usage?from=2026-11-01&to=2026-11-30`: what the caller's owner used, by day, model and token.
+/// `GET /v1/usage?from=2026-11-01&to=2026-11-30`: what the caller's owner used, by day, version and token.
 pub(crate) async fn report(
     State(app): State<Arc<App>>,
     query: Result<Query<Span>, QueryRejection>,
@@ -65,6 +65,7 @@ pub(crate) async fn report(
             json!({
                 "date": date(used.day),
                 "model": &*used.model,
+                "version": used.version,
                 "token": used.token,
                 "predictions": used.predictions,
                 "cached": used.cached,

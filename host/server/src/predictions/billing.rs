@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::names::VersionId;
 use crate::problem::Problem;
 use crate::store::ledger::Use;
 use crate::store::now_ms;
@@ -170,8 +171,8 @@ pub(crate) fn settle(spend: &Spend, reserved: Option<&Reserved>, cost: u64) {
 #[derive(Default)]
 pub(crate) struct Meter(Mutex<HashMap<Line, Use>>);
 
-/// Owner, day, model and token.
-type Line = (Arc<str>, i64, Arc<str>, String);
+/// Owner, day, model, version and token.
+type Line = (Arc<str>, i64, Arc<str>, VersionId, String);
 
 impl Meter {
     /// Adds one.
@@ -181,6 +182,7 @@ impl Meter {
             Arc::clone(&used.owner),
             used.day,
             Arc::clone(&used.model),
+            used.version,
             used.token.clone(),
         );
         match uses.get_mut(&key) {
@@ -255,6 +257,7 @@ mod tests {
             owner: "o".into(),
             day: 1,
             model: model.into(),
+            version: VersionId([1; 32]),
             token: "t".to_owned(),
             predictions: 1,
             cached: 0,

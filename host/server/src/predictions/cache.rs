@@ -9,7 +9,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::live::Live;
-use crate::engine::{InputFile, Output, OutputFile};
+use crate::engine::{InputFile, OutputFile};
 use crate::names::VersionId;
 
 /// Names an input of a version and of an owner: its sha256.
@@ -20,8 +20,6 @@ pub(crate) type CacheKey = [u8; 32];
 pub(crate) struct Kept {
     /// The output's JSON, files as references.
     pub(crate) json: String,
-    /// JSON of the items that were streamed.
-    pub(crate) items: Vec<Arc<str>>,
     /// Its files.
     pub(crate) files: Vec<OutputFile>,
     /// What the guest logged.
@@ -31,28 +29,9 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// What is kept of an output whose items nobody has listened to.
-    pub(crate) fn of(output: Output, logs: String, metrics: String) -> Self {
-        let items = match output.items {
-            0 => Vec::new(),
-            _ => match serde_json::from_str(&output.json) {
-                Ok(Value::Array(list)) => list.iter().map(|item| item.to_string().into()).collect(),
-                _ => Vec::new(),
-            },
-        };
-        Self {
-            json: output.json,
-            items,
-            files: output.files,
-            logs,
-            metrics,
-        }
-    }
-
     fn bytes(&self) -> usize {
-        let items: usize = self.items.iter().map(|item| item.len() + 16).sum();
         let files: usize = self.files.iter().map(|file| file.bytes.len()).sum();
-        256 + self.json.len() + items + files + self.logs.len() + self.metrics.len()
+        256 + self.json.len() + files + self.logs.len() + self.metrics.len()
     }
 }
 

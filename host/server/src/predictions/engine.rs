@@ -593,7 +593,6 @@ fn failed(row: &mut Prediction, failure: Failure, limited: Option<Duration>) {
 }
 
 async fn succeeded(app: &App, live: &Live, row: &mut Prediction, output: Output, job: &Job) {
-    let items = live.items();
     match placed(app, row, &output.json, &output.files, job.ready.iterator).await {
         Ok((json, placed)) => {
             row.status = Status::Succeeded;
@@ -612,7 +611,6 @@ async fn succeeded(app: &App, live: &Live, row: &mut Prediction, output: Output,
             key,
             Kept {
                 json: output.json,
-                items,
                 files: output.files,
                 logs: row.logs.clone(),
                 metrics: row.metrics.clone(),

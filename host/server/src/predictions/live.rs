@@ -250,11 +250,6 @@ impl Live {
         state.items = items.unwrap_or_default();
     }
 
-    /// The items so far.
-    pub(crate) fn items(&self) -> Vec<Arc<str>> {
-        self.lock().items.clone()
-    }
-
     /// What has been added since a position, which moves on.
     pub(crate) fn news(&self, position: &mut Position) -> News {
         let state = self.lock();

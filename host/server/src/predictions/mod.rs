@@ -27,7 +27,7 @@ use crate::app::App;
 use cache::Cache;
 use live::Live;
 pub(crate) use recover::{adopt, load_spend, resume};
-pub(crate) use retention::{flush, sweep};
+pub(crate) use retention::{close, flush, sweep};
 
 /// How long a prediction that ended stays in memory for those who still ask for it.
 const LINGER: Duration = Duration::from_secs(30);

@@ -40,6 +40,12 @@ pub(crate) async fn sweep(app: &Arc<App>, seconds: u64) {
     }
 }
 
+/// Writes what would be lost with the process.
+pub(crate) async fn close(app: &App) {
+    flush(app).await;
+    tokens(app).await;
+}
+
 /// Writes when tokens were last used.
 async fn tokens(app: &App) {
     let since = now_ms() - 61_000;

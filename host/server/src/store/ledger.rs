@@ -208,6 +208,7 @@ pub(crate) struct Use {
     /// Days since 1970-01-01, UTC.
     pub(crate) day: i64,
     pub(crate) model: Arc<str>,
+    pub(crate) version: VersionId,
     pub(crate) token: String,
     pub(crate) predictions: u64,
     /// Those of them that the cache answered.
@@ -223,6 +224,7 @@ impl Use {
             owner: Arc::clone(&row.owner),
             day: row.completed_at.unwrap_or(row.created_at).div_euclid(86_400_000),
             model: Arc::clone(&row.model),
+            version: row.version,
             token: row.token.clone(),
             predictions: 1,
             cached: u64::from(matches!(row.cache, Cached::Hit | Cached::Shared)),
@@ -235,14 +237,15 @@ impl Use {
 
 /// Adds to the usage.
 pub(crate) fn count(c: &Connection, used: &Use) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO usage (owner, day, model, token, predictions, cached, compute_us, billed_ms, cost)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (owner, day, model, token) DO UPDATE SET
+    let sql = "INSERT INTO usage (owner, day, model, version, token, predictions, cached, compute_us, billed_ms, cost)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (owner, day, model, version, token) DO UPDATE SET
         predictions = predictions + excluded.predictions, cached = cached + excluded.cached,
         compute_us = compute_us + excluded.compute_us, billed_ms = billed_ms + excluded.billed_ms, cost = cost + excluded.cost";
     c.prepare_cached(sql)?.execute(params![
         used.owner,
         used.day,
         used.model,
+        used.version.0,
         used.token,
         integer(used.predictions),
         integer(used.cached),
@@ -257,20 +260,21 @@ pub(crate) fn count(c: &Connection, used: &Use) -> rusqlite::Result<()> {
 
 /// What an owner used from one day to another, both included.
 pub(crate) fn usage(c: &Connection, owner: &str, from: i64, to: i64) -> rusqlite::Result<Vec<Use>> {
-    let sql = "SELECT owner, day, model, token, predictions, cached, compute_us, billed_ms, cost FROM usage
-        WHERE owner = ?1 AND day BETWEEN ?2 AND ?3 ORDER BY day DESC, model, token LIMIT 10000";
+    let sql = "SELECT owner, day, model, version, token, predictions, cached, compute_us, billed_ms, cost FROM usage
+        WHERE owner = ?1 AND day BETWEEN ?2 AND ?3 ORDER BY day DESC, model, version, token LIMIT 10000";
     let mut query = c.prepare_cached(sql)?;
     let found = query.query_map(params![owner, from, to], |row| {
         Ok(Use {
             owner: row.get::<_, String>(0)?.into(),
             day: row.get(1)?,
             model: row.get::<_, String>(2)?.into(),
-            token: row.get(3)?,
-            predictions: unsigned(row.get(4)?),
-            cached: unsigned(row.get(5)?),
-            compute_us: unsigned(row.get(6)?),
-            billed_ms: unsigned(row.get(7)?),
-            cost: unsigned(row.get(8)?),
+            version: VersionId(row.get(3)?),
+            token: row.get(4)?,
+            predictions: unsigned(row.get(5)?),
+            cached: unsigned(row.get(6)?),
+            compute_us: unsigned(row.get(7)?),
+            billed_ms: unsigned(row.get(8)?),
+            cost: unsigned(row.get(9)?),
         })
     })?;
     found.collect()

@@ -6,7 +6,7 @@ pub(crate) mod ledger;
 mod migrations;
 mod reader;
 mod records;
-mod registry;
+pub(crate) mod registry;
 mod writer;
 
 use std::path::Path;
@@ -48,6 +48,17 @@ pub(crate) enum StoreError {
     /// The writer is gone: the server is stopping.
     #[error("the database is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether the database refused a change because of what is in it.
+    pub(crate) fn is_constraint(&self) -> bool {
+        let code = match self {
+            Self::Sqlite(e) => e.sqlite_error_code(),
+            _ => None,
+        };
+        code == Some(rusqlite::ErrorCode::ConstraintViolation)
+    }
 }
 
 /// The store. Closing it (dropping the last one) ends the writer after what is queued.

@@ -59,10 +59,11 @@ impl Store {
                     id: new.id,
                     model: model.name.clone(),
                     number: new.number.into(),
+                    description: new.description.into(),
                     created_at: now,
                     slot: Slot::default(),
                 };
-                model.add(version, &new.description);
+                model.add(version);
                 for alias in new.aliases {
                     model.point(alias, new.id);
                 }
@@ -185,10 +186,11 @@ pub(super) fn load(c: &Connection) -> Result<Snapshot, StoreError> {
             id: VersionId(row.get(1)?),
             model: model.name.clone(),
             number: row.get::<_, String>(2)?.into(),
+            description: row.get::<_, String>(4)?.into(),
             created_at: row.get(3)?,
             slot: Slot::default(),
         };
-        model.add(version, &row.get::<_, String>(4)?);
+        model.add(version);
     }
     let mut query = c.prepare("SELECT model, alias, id FROM aliases")?;
     let mut rows = query.query([])?;
@@ -242,7 +244,7 @@ mod tests {
         let models = now.models(None).map(|m| {
             let versions: Vec<_> = m.newest_first(None).map(|v| v.number.to_string()).collect();
             let aliases: Vec<_> = m.aliases().map(|(alias, id)| format!("{alias}={}", id.0[0])).collect();
-            format!("{} {:?} {versions:?} {aliases:?}", m.name, m.description)
+            format!("{} {:?} {versions:?} {aliases:?}", m.name, m.description())
         });
         models.collect::<Vec<_>>().join("\n")
     }

@@ -3,76 +3,176 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, ToSql, params};
 
 use super::writer::Apply;
 use super::{Store, StoreError, now_ms};
-use crate::catalog::Snapshot;
+use crate::catalog::{LATEST, Snapshot};
 use crate::engine::Prepared;
 use crate::names::VersionId;
 use crate::registry::{Card, Collection, Deployment};
 
 type Written = rusqlite::Result<Apply>;
+type Decided<T> = rusqlite::Result<(T, Option<Apply>)>;
+
+/// What came of removing something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// It is gone.
+    Gone,
+    /// It was not there.
+    Missing,
+    /// It stays.
+    Kept(Reason),
+}
+
+/// Why something stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// A model has versions.
+    Versions,
+    /// This alias points at a version.
+    Alias(String),
+    /// A deployment runs a version.
+    Deployment {
+        /// Whose it is.
+        owner: String,
+        /// What it is called.
+        name: String,
+    },
+    /// Others than its owner have run a version.
+    Others,
+}
+
+fn text(card: &Card) -> String {
+    // Strings and nothing else.
+    serde_json::to_string(card).unwrap_or_else(|_| "{}".to_owned())
+}
+
+fn exists(c: &Connection, sql: &str, of: &[&dyn ToSql]) -> rusqlite::Result<bool> {
+    Ok(c.query_row(sql, of, |_| Ok(())).optional()?.is_some())
+}
+
+/// What a change does to the catalog.
+fn shows(apply: impl FnOnce(&mut Snapshot) + Send + 'static) -> Option<Apply> {
+    Some(Box::new(apply))
+}
 
 impl Store {
-    /// Keeps what a model's owner says of it; a model that is not there yet is made.
-    pub(crate) async fn put_model(&self, name: String, private: bool, card: Card) -> Result<(), StoreError> {
+    /// Makes a model without versions. Whether there was none of its name.
+    pub(crate) async fn create_model(&self, name: String, private: bool, card: Card) -> Result<bool, StoreError> {
         let now = now_ms();
-        let work = move |c: &Connection| -> Written {
-            let json = serde_json::to_string(&card).unwrap_or_else(|_| "{}".to_owned());
-            c.execute(
-                "INSERT INTO models (name, created_at, private, card) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (name) DO UPDATE SET private = excluded.private, card = excluded.card",
-                params![name, now, private, json],
-            )?;
-            Ok(Box::new(move |snapshot| {
+        let work = move |c: &Connection| -> Decided<bool> {
+            let sql =
+                "INSERT INTO models (name, created_at, private, card) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+            if c.execute(sql, params![name, now, private, text(&card)])? == 0 {
+                return Ok((false, None));
+            }
+            let apply = shows(move |snapshot| {
                 let model = snapshot.model_mut(&name, now);
                 model.private = private;
                 model.card = Arc::new(card);
-            }))
+            });
+            Ok((true, apply))
         };
-        self.writer.change(work).await
+        self.writer.decide(work).await
     }
 
-    /// Removes a model without versions.
-    pub(crate) async fn remove_model(&self, name: String) -> Result<(), StoreError> {
-        let work = move |c: &Connection| -> Written {
-            c.execute("DELETE FROM models WHERE name = ?1", [&name])?;
-            Ok(Box::new(move |snapshot| snapshot.remove_model(&name)))
-        };
-        self.writer.change(work).await
-    }
-
-    /// Removes a version of a model, with `latest` if that points at it.
-    pub(crate) async fn remove_version(&self, model: String, id: VersionId) -> Result<(), StoreError> {
-        let work = move |c: &Connection| -> Written {
-            c.execute("DELETE FROM aliases WHERE model = ?1 AND id = ?2", params![model, id.0])?;
+    /// Changes what a model's owner says of it, and whether it is private if that is said. Whether there is such a model.
+    pub(crate) async fn change_model(
+        &self,
+        name: String,
+        private: Option<bool>,
+        change: impl FnOnce(&mut Card) + Send + 'static,
+    ) -> Result<bool, StoreError> {
+        let work = move |c: &Connection| -> Decided<bool> {
+            let found = c
+                .query_row("SELECT private, card FROM models WHERE name = ?1", [&name], |row| {
+                    Ok((row.get::<_, bool>(0)?, row.get::<_, String>(1)?))
+                })
+                .optional()?;
+            let Some((was_private, card)) = found else {
+                return Ok((false, None));
+            };
+            let mut card: Card =
+                serde_json::from_str(&card).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+            change(&mut card);
+            let private = private.unwrap_or(was_private);
             c.execute(
-                "DELETE FROM versions WHERE model = ?1 AND id = ?2",
-                params![model, id.0],
+                "UPDATE models SET private = ?2, card = ?3 WHERE name = ?1",
+                params![name, private, text(&card)],
             )?;
-            Ok(Box::new(move |snapshot| snapshot.model_mut(&model, 0).remove(id)))
+            let apply = shows(move |snapshot| {
+                let model = snapshot.model_mut(&name, 0);
+                model.private = private;
+                model.card = Arc::new(card);
+            });
+            Ok((true, apply))
         };
-        self.writer.change(work).await
+        self.writer.decide(work).await
     }
 
-    /// Whether anybody else than its owner has run a version of a model.
-    pub(crate) async fn run_by_others(&self, model: String, id: VersionId) -> Result<bool, StoreError> {
+    /// Removes a model if it has no versions.
+    pub(crate) async fn remove_model(&self, name: String) -> Result<Removal, StoreError> {
+        let work = move |c: &Connection| -> Decided<Removal> {
+            if exists(c, "SELECT 1 FROM versions WHERE model = ?1", params![name])? {
+                return Ok((Removal::Kept(Reason::Versions), None));
+            }
+            if c.execute("DELETE FROM models WHERE name = ?1", [&name])? == 0 {
+                return Ok((Removal::Missing, None));
+            }
+            Ok((Removal::Gone, shows(move |snapshot| snapshot.remove_model(&name))))
+        };
+        self.writer.decide(work).await
+    }
+
+    /// Removes a version of a model, with the aliases of its own number and `latest`, if nobody relies on it.
+    pub(crate) async fn remove_version(&self, model: String, id: VersionId) -> Result<Removal, StoreError> {
         let owner = model.split('/').next().unwrap_or_default().to_owned();
-        self.read(move |c| {
-            let sql = "SELECT 1 FROM predictions WHERE model = ?1 AND version = ?2 AND owner <> ?3 LIMIT 1";
-            c.query_row(sql, params![model, id.0, owner], |_| Ok(())).optional()
-        })
-        .await
-        .map(|found| found.is_some())
+        let work = move |c: &Connection| -> Decided<Removal> {
+            let of = params![model, id.0];
+            if !exists(c, "SELECT 1 FROM versions WHERE model = ?1 AND id = ?2", of)? {
+                return Ok((Removal::Missing, None));
+            }
+            // The alias that a publish makes of the version's own number pins nothing.
+            let pin = "SELECT alias FROM aliases WHERE model = ?1 AND id = ?2 AND alias <> ?3
+                AND alias <> (SELECT number FROM versions WHERE model = ?1 AND id = ?2) LIMIT 1";
+            let pin = c
+                .query_row(pin, params![model, id.0, LATEST], |row| row.get(0))
+                .optional()?;
+            if let Some(alias) = pin {
+                return Ok((Removal::Kept(Reason::Alias(alias)), None));
+            }
+            let release = "SELECT owner, name FROM releases AS r WHERE model = ?1 AND version = ?2 AND number =
+                (SELECT max(number) FROM releases WHERE owner = r.owner AND name = r.name) LIMIT 1";
+            let release = c
+                .query_row(release, of, |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            if let Some((owner, name)) = release {
+                return Ok((Removal::Kept(Reason::Deployment { owner, name }), None));
+            }
+            let used = "SELECT 1 FROM usage WHERE model = ?1 AND version = ?2 AND owner <> ?3";
+            if exists(c, used, params![model, id.0, owner])? {
+                return Ok((Removal::Kept(Reason::Others), None));
+            }
+            c.execute("DELETE FROM aliases WHERE model = ?1 AND id = ?2", of)?;
+            c.execute("DELETE FROM versions WHERE model = ?1 AND id = ?2", of)?;
+            let apply = shows(move |snapshot| snapshot.model_mut(&model, 0).remove(id));
+            Ok((Removal::Gone, apply))
+        };
+        self.writer.decide(work).await
     }
 
-    /// Keeps a deployment's next release.
-    pub(crate) async fn release(&self, new: Deployment) -> Result<(), StoreError> {
-        let work = move |c: &Connection| -> Written {
-            c.execute(
-                "INSERT INTO releases (owner, name, number, model, version, hardware, min_instances, max_instances, created_at,
-                 created_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    /// Keeps a deployment's next release. Whether its version is still there and its number is the next.
+    pub(crate) async fn release(&self, new: Deployment) -> Result<bool, StoreError> {
+        let work = move |c: &Connection| -> Decided<bool> {
+            let sql =
+                "INSERT INTO releases (owner, name, number, model, version, hardware, min_instances, max_instances,
+                created_at, created_by) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
+                WHERE EXISTS (SELECT 1 FROM versions WHERE model = ?4 AND id = ?5)
+                AND ?3 = 1 + (SELECT coalesce(max(number), 0) FROM releases WHERE owner = ?1 AND name = ?2)";
+            let released = c.execute(
+                sql,
                 params![
                     new.owner,
                     new.name,
@@ -86,9 +186,12 @@ impl Store {
                     new.created_by
                 ],
             )?;
-            Ok(Box::new(move |snapshot| snapshot.put_deployment(new)))
+            if released == 0 {
+                return Ok((false, None));
+            }
+            Ok((true, shows(move |snapshot| snapshot.put_deployment(new))))
         };
-        self.writer.change(work).await
+        self.writer.decide(work).await
     }
 
     /// Forgets a deployment and its releases.

@@ -52,20 +52,30 @@ impl Writer {
         self.queue(move |c| work(c).map(Some)).await
     }
 
+    /// As [`Writer::change`], where `work` decides, by what the database says now, what becomes of it. Returns its decision.
+    pub(super) async fn decide<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<(T, Option<Apply>)> + Send + 'static,
+    {
+        let (send, decision) = oneshot::channel();
+        let work = move |c: &Connection| {
+            let (decided, apply) = work(c)?;
+            // Whoever waits for it may have gone away.
+            let _ = send.send(decided);
+            Ok(apply)
+        };
+        self.queue(work).await?;
+        decision.await.map_err(|_| StoreError::Closed)
+    }
+
     /// As [`Writer::change`], for what does not show in the catalog. Returns what `work` returned.
     pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let (send, value) = oneshot::channel();
-        let work = move |c: &Connection| {
-            // Whoever waits for it may have gone away.
-            let _ = send.send(work(c)?);
-            Ok(None)
-        };
-        self.queue(work).await?;
-        value.await.map_err(|_| StoreError::Closed)
+        self.decide(|c| Ok((work(c)?, None))).await
     }
 
     /// As [`Writer::write`], from a thread that may block.
