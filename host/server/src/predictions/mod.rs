@@ -1,17 +1,20 @@
 //! Predictions: calls that are recorded. The row in the ledger is the job: what was accepted is on disk, ends exactly once, and
 //! is run again after a crash.
 //!
-//! [`engine`] takes a request through its life; [`live`] is what a prediction is while somebody may watch it; `store::ledger`
-//! keeps it; the rest are decisions without I/O.
+//! [`engine`] takes a request in, `running` sees it through a lane, `ending` writes its end, `recover` begins again what a crash has
+//! left; [`live`] is what a prediction is while somebody may watch it; `store::ledger` keeps it. [`request`], [`billing`], [`cache`],
+//! [`status`] and [`view`] decide without I/O.
 
 pub(crate) mod billing;
 pub(crate) mod cache;
+mod ending;
 pub(crate) mod engine;
 pub(crate) mod live;
 pub(crate) mod record;
 mod recover;
 pub(crate) mod request;
 mod retention;
+mod running;
 pub(crate) mod status;
 mod telling;
 pub(crate) mod view;

@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::billing;
 use super::cache;
-use super::engine::{Admission, Work, failed_before, finish_now, is_stopping, launch, leave, see_through, stopped};
+use super::ending::{failed_before, finish_now, is_stopping, leave, stopped};
 use super::live::Live;
 use super::record::Prediction;
+use super::running::{Admission, Work, launch, see_through};
 use crate::app::App;
 use crate::problem::Problem;
 use crate::run::checked;
