@@ -151,7 +151,7 @@ impl Store {
             if let Some((owner, name)) = release {
                 return Ok((Removal::Kept(Reason::Deployment { owner, name }), None));
             }
-            let used = "SELECT 1 FROM usage WHERE model = ?1 AND version = ?2 AND owner <> ?3";
+            let used = "SELECT 1 FROM usage WHERE model = ?1 AND version IN (?2, x'') AND owner <> ?3";
             if exists(c, used, params![model, id.0, owner])? {
                 return Ok((Removal::Kept(Reason::Others), None));
             }
