@@ -58,9 +58,18 @@ mod tests {
         let used = "INSERT INTO usage VALUES ('ann', 20000, 'bob/m', 't', 3, 1, 5000, 5, 50)";
         connection.execute_batch(used).unwrap();
         run(&mut connection).unwrap();
-        let row = connection.query_row("SELECT owner, length(version), predictions, cost FROM usage", [], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
-        });
+        let row = connection.query_row(
+            "SELECT owner, length(version), predictions, cost FROM usage",
+            [],
+            |row| {
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, i64>(1)?,
+                    row.get::<_, i64>(2)?,
+                    row.get::<_, i64>(3)?,
+                ))
+            },
+        );
         assert_eq!(row.unwrap(), ("ann".to_owned(), 0, 3, 50));
     }
 
