@@ -3,7 +3,7 @@
 use candle_core::{D, DType as Candle, Tensor};
 use maquette_ops::{Error, attr_flag, attr_float, attr_int};
 
-use super::call::{Call, Result, cast, in_f32, scalar, shaped, wide};
+use super::call::{Call, Result, cast, countable, in_f32, scalar, shaped, wide};
 use super::reduce::{extreme, finite, sum};
 use super::shapes::cat;
 
@@ -70,6 +70,7 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, 
     let (b, t, heads, d) = q.dims4()?;
     let (_, s, kv_heads, e) = v.dims4()?;
     let group = heads / kv_heads;
+    countable(&[b, heads, t, s])?;
     let grouped = q
         .reshape(vec![b, t, kv_heads, group, d])?
         .permute(vec![0, 2, 3, 1, 4])?;
