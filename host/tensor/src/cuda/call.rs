@@ -177,7 +177,7 @@ pub(super) fn scalar(value: f64, dtype: Candle, device: &Device) -> Result<Tenso
 /// Half floats as f32, anything else as it is.
 pub(super) fn wide(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
-        Candle::F16 | Candle::BF16 => Ok(x.to_dtype(Candle::F32)?),
+        Candle::F16 | Candle::BF16 => cast(x, Candle::F32),
         _ => Ok(x.clone()),
     }
 }
@@ -190,6 +190,9 @@ pub(super) fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> 
 
 /// The same values as another dtype. Between half floats and 64-bit integers there is no kernel: f32 is between.
 pub(super) fn cast(x: &Tensor, dtype: Candle) -> Result<Tensor> {
+    if x.elem_count() == 0 && x.dtype() != dtype {
+        return nothing(x.dims(), dtype, x.device());
+    }
     let half = |dtype| matches!(dtype, Candle::F16 | Candle::BF16);
     if (half(x.dtype()) && dtype == Candle::I64) || (x.dtype() == Candle::I64 && half(dtype)) {
         return Ok(x.to_dtype(Candle::F32)?.to_dtype(dtype)?);

@@ -128,7 +128,7 @@ fn wide_unary(call: &Call<'_>, op: Op, x: &Tensor) -> Result<Tensor> {
         Op::Expm1 => expm1(x)?,
         Op::LeakyRelu => above(x, &x.affine(call.float(0)?, 0.0)?)?,
         Op::Elu => {
-            let below = expm1(&x.minimum(0.0)?)?.affine(call.float(0)?, 0.0)?;
+            let below = expm1(x)?.affine(call.float(0)?, 0.0)?;
             above(x, &below)?
         }
         Op::HardSigmoid => hard_sigmoid(x)?,

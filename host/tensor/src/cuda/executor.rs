@@ -41,8 +41,8 @@ impl Turn<'_> {
     /// Before kernels that keep the device busy for about so many nanoseconds: waits until what was launched before leaves room for
     /// them, and looks whether the call has to stop. So the device is done with a call soon after the call is over.
     pub(crate) fn launch(&self, nanos: u64) -> Result<(), Error> {
-        self.control.check(Instant::now())?;
-        self.pace.borrow_mut().launch(self.device, nanos)
+        self.pace.borrow_mut().launch(self.device, nanos)?;
+        self.control.check(Instant::now())
     }
 }
 

@@ -13,7 +13,7 @@ fn ids(call: &Call<'_>, at: usize, rows: usize) -> Result<Tensor> {
     let ids = call.input(at)?;
     check(ids, call.range(at), rows)?;
     Ok(match ids.dtype() {
-        Candle::U8 => ids.to_dtype(Candle::U32)?,
+        Candle::U8 => cast(ids, Candle::U32)?,
         _ => ids.contiguous()?,
     })
 }
