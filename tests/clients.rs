@@ -14,7 +14,7 @@ use install::Kit;
 use serve::{Mode, Serving};
 
 /// Runs the checks of a client against a server in each mode, one after the other on one data folder.
-fn hold(kit: Kit, script: &str, expected: [(Mode, usize); 3]) {
+fn hold(kit: Kit, script: &str, expected: [(Mode, usize); 4]) {
     // What is missing on this machine is better known at once.
     kit.install();
     let data = serve::published();
@@ -36,7 +36,12 @@ fn python_1_works_by_changing_the_base_url() {
     hold(
         Kit::Python1,
         "python1.py",
-        [(Mode::Http, 27), (Mode::Https, 6), (Mode::Full, 1)],
+        [
+            (Mode::Http, 27),
+            (Mode::Https, 6),
+            (Mode::Full, 1),
+            (Mode::Stumbling, 4),
+        ],
     );
 }
 
@@ -45,7 +50,12 @@ fn python_2_works_by_changing_the_base_url() {
     hold(
         Kit::Python2,
         "python2.py",
-        [(Mode::Http, 27), (Mode::Https, 6), (Mode::Full, 2)],
+        [
+            (Mode::Http, 27),
+            (Mode::Https, 6),
+            (Mode::Full, 2),
+            (Mode::Stumbling, 3),
+        ],
     );
 }
 
@@ -54,6 +64,11 @@ fn javascript_works_by_changing_the_base_url() {
     hold(
         Kit::JavaScript,
         "javascript.mjs",
-        [(Mode::Http, 24), (Mode::Https, 5), (Mode::Full, 2)],
+        [
+            (Mode::Http, 24),
+            (Mode::Https, 5),
+            (Mode::Full, 2),
+            (Mode::Stumbling, 3),
+        ],
     );
 }
