@@ -212,7 +212,14 @@ fn ten_thousand_open_streams_leave_the_server_answering_and_its_memory_bounded()
     let streams = wanted.min(limit.saturating_sub(200));
     // Three quarters of the connections are for streams.
     let (connections, each) = ((streams * 4 / 3 + 100).to_string(), streams.to_string());
-    let host = host(&["--lanes", "1", "--connections", &connections, "--streams-per-owner", &each]);
+    let host = host(&[
+        "--lanes",
+        "1",
+        "--connections",
+        &connections,
+        "--streams-per-owner",
+        &each,
+    ]);
     let mut client = host.serve.client();
     let worker = host.serve.publish("worker", &guests::worker(), 600_000);
     // A prediction that runs and says nothing.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -129,8 +129,27 @@ impl Serving {
     /// Runs a script's checks of this mode: whether all passed, and what it said.
     pub(crate) fn run(&self, kit: Kit, script: &str) -> (bool, String) {
         let mut command = kit.script(script);
+        command.arg(self.mode.name());
+        self.finish(command)
+    }
+
+    /// Sends whatever the server's own document allows and forbids, so many examples an operation: whether it kept to its document, and
+    /// what was found.
+    pub(crate) fn fuzz(&self, examples: usize) -> (bool, String) {
+        let mut command = Kit::Schemathesis.program("schemathesis");
+        // It keeps what it finds where it runs, and would begin with that the next time.
         command
-            .arg(self.mode.name())
+            .current_dir(self.folder.path())
+            .arg("--config-file")
+            .arg(crate::support::repository().join("tests/clients/schemathesis.toml"))
+            .args(["run", &format!("{}/openapi.json", self.text("url")), "--no-color"])
+            .args(["-H", &format!("Authorization: Bearer {}", self.text("token"))])
+            .args(["--max-examples", &examples.to_string()]);
+        self.finish(command)
+    }
+
+    fn finish(&self, mut command: Command) -> (bool, String) {
+        command
             .env("MAQUETTE_TEST", self.told.to_string())
             .env("REPLICATE_BASE_URL", self.text("url"))
             .env("REPLICATE_API_TOKEN", self.text("token"))

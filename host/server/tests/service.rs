@@ -365,17 +365,21 @@ fn clients_that_send_nothing_keep_nobody_out_and_busy_ones_stay() {
 }
 
 #[test]
-fn what_is_not_http_or_too_long_ends_its_connection_alone() {
+fn what_is_not_http_or_too_long_is_told_so_and_ends_its_connection_alone() {
     let host = Host::start();
-    for garbage in [
-        b"\x16\x03\x01\x02\0\x01\0".to_vec(),
-        b"GET\r\n\r\n".to_vec(),
-        [b"GET /".to_vec(), vec![b'a'; 100_000]].concat(),
+    for (garbage, status) in [
+        (b"\x16\x03\x01\x02\0\x01\0".to_vec(), 400),
+        (b"GET\r\n\r\n".to_vec(), 400),
+        ([b"GET /".to_vec(), vec![b'a'; 70_000]].concat(), 431),
+        ([b"GET / HTTP/1.1\r\nx: ".to_vec(), vec![b'a'; 70_000]].concat(), 431),
     ] {
         let mut stream = connect(host.address);
         let _ = stream.write_all(&garbage);
         let _ = stream.write_all(b" HTTP/1.1\r\n\r\n");
-        let _ = stream.read_to_end(&mut Vec::new());
+        let mut line = String::new();
+        let _ = BufReader::new(stream).read_line(&mut line);
+        let begins = String::from_utf8_lossy(&garbage[..8.min(garbage.len())]).into_owned();
+        assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{begins}: {line}");
         assert_eq!(host.get("/healthz").status, 200);
     }
 }

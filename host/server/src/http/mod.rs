@@ -154,8 +154,7 @@ pub(crate) async fn listen(app: &Arc<App>, listener: TcpListener, connections: &
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(app.config.read_timeout)
-        .max_buf_size(MAX_HEAD.max(8192))
-        .pipeline_flush(true);
+        .max_buf_size(MAX_HEAD.max(8192));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
