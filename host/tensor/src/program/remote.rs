@@ -10,7 +10,6 @@ use smallvec::SmallVec;
 use super::plan::{Plan, Planned};
 use super::{Place, Program, Step};
 use crate::budget::Charge;
-use crate::control::Control;
 use crate::cuda::{self, Executor, Remote, Slot, Turn, Value};
 use crate::kv_cache::{Growth, KvCache};
 use crate::scope::{Scope, guard};
