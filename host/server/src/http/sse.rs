@@ -30,7 +30,8 @@ const PROGRESS_WAITING: usize = 16;
 /// How often an idle stream shows that it lives, so that proxies keep it open.
 const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(15);
 
-/// Events on their way to the reader. Items, files and logs are bounded by the version's limits on them, progress here: a slow reader costs bounded memory and never holds up a lane.
+/// Events on their way to the reader. Items, files and logs are bounded by the version's limits on them, progress here: a slow reader
+/// costs bounded memory and never holds up a lane.
 pub(crate) struct Events {
     queue: mpsc::UnboundedReceiver<Event>,
     waiting: Arc<AtomicUsize>,
