@@ -151,7 +151,7 @@ impl Store {
             if let Some((owner, name)) = release {
                 return Ok((Removal::Kept(Reason::Deployment { owner, name }), None));
             }
-            let used = "SELECT 1 FROM usage WHERE model = ?1 AND version = ?2 AND owner <> ?3";
+            let used = "SELECT 1 FROM usage WHERE model = ?1 AND version IN (?2, x'') AND owner <> ?3";
             // What has not ended counts as used only with its end.
             let begun = "SELECT 1 FROM predictions WHERE status < 2 AND model = ?1 AND version = ?2 AND owner <> ?3";
             let of = params![model, id.0, owner];

@@ -1,6 +1,7 @@
 //! The thread that has a device: lanes send it jobs, it launches them in their order on one stream. Only what a lane reads is
 //! waited for.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +13,9 @@ use maquette_ops::Error;
 
 use super::open::{Pace, open};
 use super::slot::{Remote, Slot, Value};
+use crate::control::Control;
 use crate::device::Device;
-use crate::scope::Control;
-use crate::tensor::{Owner, said};
+use crate::tensor::Owner;
 
 /// Jobs that may wait: a lane that is so far ahead waits for the device.
 const MAX_JOBS: usize = 1024;
@@ -25,19 +26,23 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How long a lane that found the queue full sleeps.
 const FULL: Duration = Duration::from_micros(200);
 
-type Job = Box<dyn FnOnce(&mut Turn<'_>) + Send>;
+type Job = Box<dyn FnOnce(&Turn<'_>) + Send>;
 
 /// What a job has while it runs.
 pub(crate) struct Turn<'a> {
     /// The device, for what ops make.
     pub(crate) device: &'a Candle,
-    pace: &'a mut Pace,
+    pace: &'a RefCell<Pace>,
+    /// The call's whose job it is; work for the host is never stopped.
+    control: Control,
 }
 
 impl Turn<'_> {
-    /// After each op: launches stay a bounded number of ops ahead of the kernels.
-    pub(crate) fn step(&mut self) -> Result<(), Error> {
-        self.pace.step(self.device)
+    /// Before kernels that keep the device busy for about so many nanoseconds: waits until what was launched before leaves room for
+    /// them, and looks whether the call has to stop. So the device is done with a call soon after the call is over.
+    pub(crate) fn launch(&self, nanos: u64) -> Result<(), Error> {
+        self.pace.borrow_mut().launch(self.device, nanos)?;
+        self.control.check(Instant::now())
     }
 }
 
@@ -114,13 +119,13 @@ impl Executor {
     pub(crate) fn enqueue(
         &self,
         client: &Client,
-        job: impl FnOnce(&mut Turn<'_>, Result<(), Error>) + Send + 'static,
+        job: impl FnOnce(&Turn<'_>, Result<(), Error>) + Send + 'static,
     ) -> Result<(), Error> {
         let Client { control, spent } = client.clone();
-        let run = move |turn: &mut Turn<'_>| {
+        let run = move |turn: &Turn<'_>| {
             let started = Instant::now();
             let go_on = control.check(started);
-            job(turn, go_on);
+            job(&Turn { control, ..*turn }, go_on);
             let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             spent.fetch_add(nanos, Ordering::Relaxed);
         };
@@ -131,7 +136,7 @@ impl Executor {
     pub(crate) fn ask<T: Send + 'static>(
         &self,
         client: &Client,
-        job: impl FnOnce(&mut Turn<'_>) -> Result<T, Error> + Send + 'static,
+        job: impl FnOnce(&Turn<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, question) = sync_channel(1);
         self.enqueue(client, move |turn, go_on| {
@@ -144,8 +149,8 @@ impl Executor {
     /// Puts a tensor of the host's memory on the device for a program or for every call, and waits until it is there.
     pub(crate) fn place(&self, tensor: Tensor, owner: Owner) -> Result<Remote, Error> {
         let strides = tensor.stride().into();
-        let slot = self.make(owner, move |device| {
-            let tensor = upload(&tensor, device)?;
+        let slot = self.make(owner, move |turn| {
+            let tensor = upload(&tensor, turn.device)?;
             Ok(Value { tensor, range: None })
         })?;
         Ok(Remote { slot, strides })
@@ -155,13 +160,13 @@ impl Executor {
     pub(crate) fn make(
         &self,
         owner: Owner,
-        work: impl FnOnce(&Candle) -> Result<Value, Error> + Send + 'static,
+        work: impl FnOnce(&Turn<'_>) -> Result<Value, Error> + Send + 'static,
     ) -> Result<Arc<Slot>, Error> {
         let (answer, question) = sync_channel(1);
         let slot = Slot::empty(owner);
         let filled = Arc::clone(&slot);
-        let job = move |turn: &mut Turn<'_>| {
-            let made = work(turn.device);
+        let job = move |turn: &Turn<'_>| {
+            let made = work(turn);
             let said = made.as_ref().map(drop).map_err(Clone::clone);
             filled.fill(made);
             let _ = answer.send(said);
@@ -174,7 +179,7 @@ impl Executor {
 
 /// A tensor of the host's memory on a device.
 pub(crate) fn upload(tensor: &Tensor, device: &Candle) -> Result<Tensor, Error> {
-    let failed = |e: candle_core::Error| Error::internal(format!("uploading: {}", said(&e)));
+    let failed = |e: candle_core::Error| super::failed("uploading", &e);
     if tensor.elem_count() == 0 {
         return super::call::nothing(tensor.dims(), tensor.dtype(), device).map_err(Error::from);
     }
@@ -182,14 +187,14 @@ pub(crate) fn upload(tensor: &Tensor, device: &Candle) -> Result<Tensor, Error> 
 }
 
 fn work(device: &Candle, queue: &Receiver<Job>) {
-    let mut pace = Pace::new();
+    let turn = Turn {
+        device,
+        pace: &RefCell::new(Pace::new()),
+        control: Control::default(),
+    };
     while let Ok(job) = queue.recv() {
-        let mut turn = Turn {
-            device,
-            pace: &mut pace,
-        };
         // Kernels are guarded one by one; this keeps the thread alive whatever else happens. A slot that is left empty says so.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut turn)));
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&turn)));
     }
 }
 
