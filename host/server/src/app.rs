@@ -19,6 +19,8 @@ use crate::config::Config;
 use crate::engine::Sandboxes;
 use crate::files::Files;
 use crate::http::body::Memory;
+use crate::http::connections::Connections;
+use crate::http::streams::Streams;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
@@ -60,8 +62,10 @@ pub(crate) struct App {
     pub(crate) memory: Memory,
     pub(crate) publishes: Semaphore,
     pub(crate) uploads: Arc<Semaphore>,
-    /// One for each connection that may be open.
-    pub(crate) connections: Arc<Semaphore>,
+    /// Those that may be open.
+    pub(crate) connections: Arc<Connections>,
+    /// Those that may be open.
+    pub(crate) streams: Streams,
     /// Set once, when the server begins to stop.
     pub(crate) stopping: AtomicBool,
     /// Turns true when what still runs has had its time to finish.
@@ -156,7 +160,8 @@ impl App {
             deliveries,
             publishes: Semaphore::new(config.publishes.max(1)),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
-            connections: Arc::new(Semaphore::new(config.connections.max(1))),
+            connections: Connections::new(config.connections.max(1)),
+            streams: Streams::new(config.connections, config.streams_per_owner),
             stopping: AtomicBool::new(false),
             halt: watch::Sender::new(false),
             config,

@@ -30,8 +30,11 @@ pub struct Config {
     pub body_memory_bytes: u64,
     /// How long a client may take to send a request's head, and to send a body (a blob: between two pieces of it).
     pub read_timeout: Duration,
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once. When there are more, those that have sent no request for longest are closed; the others wait.
     pub connections: usize,
+    /// Streams of predictions that may be open at once for each owner. All owners' together take three quarters of the connections at
+    /// most.
+    pub streams_per_owner: usize,
     /// Calls that run at once, each on a thread of its own; 0 stands for the number of processors.
     pub lanes: usize,
     /// Where tensors and weights live, and ops run.
@@ -108,6 +111,7 @@ impl Default for Config {
             body_memory_bytes: 2 << 30,
             read_timeout: Duration::from_secs(30),
             connections: 8192,
+            streams_per_owner: 2048,
             lanes: 0,
             device: Device::Cpu,
             tensor_threads: 0,

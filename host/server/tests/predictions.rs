@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::time::{Duration, Instant};
 
 use common::{Host, Reply, connect, head};
@@ -69,8 +69,9 @@ fn a_caller_who_waits_gets_the_end_and_the_same_object_ever_after() {
         );
         let metric = |name: &str| body["metrics"][name].as_f64().unwrap();
         assert!(metric("predict_time") > 0.0 && body["completed_at"].is_string());
+        // A billionth of a second is the error of adding fractions.
         assert!(
-            metric("total_time") >= metric("predict_time") + metric("queue_time"),
+            metric("total_time") + 1e-9 >= metric("predict_time") + metric("queue_time"),
             "{body}"
         );
         assert_eq!((&body["error"], &body["data_removed"]), (&Value::Null, &json!(false)));
@@ -379,6 +380,53 @@ fn a_stream_of_what_was_cancelled_says_so() {
     });
     let (name, _, data) = told.last().unwrap();
     assert_eq!((name.as_str(), data.as_str()), ("done", r#"{"reason":"canceled"}"#));
+}
+
+#[test]
+fn streams_are_bounded_for_each_owner_and_in_all() {
+    let host = Host::with(|c| {
+        c.connections = 16;
+        c.streams_per_owner = 5;
+    });
+    let version = host.patient();
+    let begin = |token: &str| {
+        let body = json!({"version": version, "input": {"do": "loop"}}).to_string();
+        let made = host.send_as(token, "POST", "/v1/predictions", &[], body.as_bytes());
+        (id(&made.json()), stream_path(&made.json()))
+    };
+    // The status, and what keeps the stream open.
+    let open = |path: &str| {
+        let mut stream = connect(host.address);
+        stream.write_all(&head("GET", path, &[])).unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        (line.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), stream)
+    };
+    let owners = ["one", "two", "three"].map(|owner| host.token(owner, &["predict"]));
+    let begun = [0, 1, 2].map(|n| begin(&owners[n]));
+    let mut held: Vec<_> = (0..5).map(|_| open(&begun[0].1)).collect();
+    held.extend((0..5).map(|_| open(&begun[1].1)));
+    assert!(held.iter().all(|(status, _)| *status == 200));
+    let refused = host.send_as("", "GET", &begun[0].1, &[], b"");
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("5")));
+    assert!(refused.problem().contains("one owner"));
+    // Three quarters of the connections are for streams.
+    held.extend((0..2).map(|_| open(&begun[2].1)));
+    let refused = host.send_as("", "GET", &begun[2].1, &[], b"");
+    assert_eq!(refused.status, 429);
+    assert!(refused.problem().contains("this server"));
+    held.remove(0);
+    let again = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let (status, stream) = open(&begun[0].1);
+        held.push((status, stream));
+        status == 200 || held.pop().is_none()
+    });
+    assert!(again, "whoever leaves makes room");
+    for ((id, _), owner) in begun.iter().zip(&owners) {
+        host.send_as(owner, "POST", &format!("/v1/predictions/{id}/cancel"), &[], b"");
+    }
 }
 
 #[test]

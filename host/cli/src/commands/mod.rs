@@ -13,4 +13,5 @@ pub(crate) mod publish;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod test;
+pub(crate) mod token;
 pub(crate) mod up;

@@ -77,9 +77,12 @@ pub(crate) struct Settings {
     /// Calls that may wait.
     #[arg(long, default_value_t = Config::default().queue_limit, value_name = "N")]
     queue: usize,
-    /// Connections at once, streams included; more wait to be accepted.
+    /// Connections at once, streams included. When there are more, idle ones are closed; the others wait.
     #[arg(long, default_value_t = Config::default().connections, value_name = "N")]
     connections: usize,
+    /// Streams of predictions that may be open at once for each owner.
+    #[arg(long, default_value_t = Config::default().streams_per_owner, value_name = "N")]
+    streams_per_owner: usize,
     /// The largest request body, in MiB.
     #[arg(long, default_value_t = Config::default().max_body_bytes >> 20, value_name = "MIB")]
     max_body_mb: u64,
@@ -113,6 +116,7 @@ impl Settings {
             device: self.on.device,
             queue_limit: self.queue,
             connections: self.connections,
+            streams_per_owner: self.streams_per_owner,
             max_body_bytes: self.max_body_mb.saturating_mul(1 << 20),
             weight_budget: self.weight_budget_mb.saturating_mul(1 << 20),
             ..Config::default()

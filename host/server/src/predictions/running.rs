@@ -12,6 +12,7 @@ use super::cache::CacheKey;
 use super::ending::{failed, finish, leave, measured, stopped, succeeded};
 use super::engine::record;
 use super::live::{Live, Reason};
+use super::placing::Placing;
 use super::telling::Telling;
 use crate::app::App;
 use crate::engine::{Call, Code, InputFile, Outcome};
@@ -176,6 +177,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
     // Whoever created it may have written it already.
     let mut recorded = job.recorded || live.is_recorded();
     let mut telling = Telling::new(&begun);
+    let mut placing = Placing::new(&begun);
     let outcome = loop {
         tokio::select! {
             biased;
@@ -195,8 +197,10 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
                 if let (Some(_), false) = live.stopping() {
                     break None;
                 }
+                placing.begin(&app, &live);
                 telling.changed(&app, &live);
             }
+            () = placing.done() => placing.begin(&app, &live),
             () = telling.due() => telling.tell(&app, &live),
         }
     };
@@ -205,6 +209,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
     {
         app.predictions.cache.land(key, &live);
     }
+    let placer = placing.end(&app, &live).await;
     let mut row = live.row();
     let (reason, _) = live.stopping();
     match (outcome, reason) {
@@ -221,7 +226,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
                 Ok(output) => {
                     app.metrics
                         .served(&job.ready.metrics, queue_us, row.took.compute_us, total_us);
-                    succeeded(&app, &live, &mut row, output, job.ready.iterator, job.key).await;
+                    succeeded(&app, &live, &mut row, output, placer, job.ready.iterator, job.key).await;
                 }
                 Err(failure) => {
                     let code = failure.code.name();

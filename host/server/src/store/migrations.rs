@@ -10,6 +10,7 @@ const STEPS: &[&str] = &[
     include_str!("migrations/2_ledger.sql"),
     include_str!("migrations/3_files_and_webhooks.sql"),
     include_str!("migrations/4_registry.sql"),
+    include_str!("migrations/5_usage_of_versions.sql"),
 ];
 
 /// Brings a database to the newest version, each step in a transaction of its own.
@@ -45,6 +46,31 @@ mod tests {
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .unwrap();
         assert_eq!(version, STEPS.len() as i64);
+    }
+
+    #[test]
+    fn what_was_used_before_versions_were_counted_stays() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        for step in &STEPS[..4] {
+            connection.execute_batch(step).unwrap();
+        }
+        connection.pragma_update(None, "user_version", 4).unwrap();
+        let used = "INSERT INTO usage VALUES ('ann', 20000, 'bob/m', 't', 3, 1, 5000, 5, 50)";
+        connection.execute_batch(used).unwrap();
+        run(&mut connection).unwrap();
+        let row = connection.query_row(
+            "SELECT owner, length(version), predictions, cost FROM usage",
+            [],
+            |row| {
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, i64>(1)?,
+                    row.get::<_, i64>(2)?,
+                    row.get::<_, i64>(3)?,
+                ))
+            },
+        );
+        assert_eq!(row.unwrap(), ("ann".to_owned(), 0, 3, 50));
     }
 
     #[test]

@@ -50,16 +50,14 @@ CREATE TABLE usage (
     owner       TEXT NOT NULL,
     day         INTEGER NOT NULL,          -- days since 1970-01-01, UTC
     model       TEXT NOT NULL,
-    version     BLOB NOT NULL,
     token       TEXT NOT NULL,
     predictions INTEGER NOT NULL,
     cached      INTEGER NOT NULL,
     compute_us  INTEGER NOT NULL,
     billed_ms   INTEGER NOT NULL,
     cost        INTEGER NOT NULL,
-    PRIMARY KEY (owner, day, model, version, token)
+    PRIMARY KEY (owner, day, model, token)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX usage_by_version ON usage (model, version);
 
 CREATE TABLE spend_limits (
     owner      TEXT PRIMARY KEY,
