@@ -238,6 +238,37 @@ fn floats_saturate_on_the_way_to_integers_on_a_device() {
 }
 
 #[test]
+fn long_sums_and_normalisations_are_right_on_a_device() {
+    let (scope, _) = scope_on(&runtime(device()), 1 << 28);
+    // 2^17 elements of each of three rows, and a length that cannot be halved.
+    for (rows, len) in [(3, 1 << 17), (2, 98_305)] {
+        let x = Plain::from_fn(&[rows, len], |p| {
+            (p[0] + 1) as f64 + ((p[1] * 7919) % 13) as f64 / 8.0 - 0.75
+        });
+        let there = upload(&scope, &x, DType::F32);
+        let exact: Vec<f64> = x.data.chunks(len).map(|row| row.iter().sum()).collect();
+        let sums = read(&scope, &apply(&scope, "sum/1", &[&there], &[Attr::Ints(vec![1])])).data;
+        let whole = read(&scope, &apply(&scope, "sum/1", &[&there], &[])).data[0];
+        let close = |found: f64, exact: f64| (found - exact).abs() <= 1e-5 * exact.abs();
+        assert!(close(whole, exact.iter().sum()), "{whole} {exact:?}");
+        assert!(
+            sums.iter().zip(&exact).all(|(a, b)| close(*a, *b)),
+            "{sums:?} {exact:?}"
+        );
+        let y = read(
+            &scope,
+            &apply(&scope, "group_norm/1", &[&there], &[Attr::Int(1), Attr::Float(1e-6)]),
+        )
+        .data;
+        for row in y.chunks(len) {
+            let mean = row.iter().sum::<f64>() / len as f64;
+            let variance = row.iter().map(|y| (y - mean).powi(2)).sum::<f64>() / len as f64;
+            assert!(mean.abs() < 1e-4 && (variance - 1.0).abs() < 1e-4, "{mean} {variance}");
+        }
+    }
+}
+
+#[test]
 fn what_is_empty_gives_on_a_device_what_it_gives_on_the_processor() {
     let pair = |y: i64, x: i64| Attr::Ints(vec![y, x]);
     type Case = (&'static str, Vec<Vec<usize>>, Vec<Attr>);

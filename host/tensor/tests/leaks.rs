@@ -132,7 +132,7 @@ fn memory_of_a_gpu_holds_what_another_call_left_there() {
             let found = unsafe { candle_core::Tensor::empty(len, candle_core::DType::U8, &raw) }.unwrap();
             found.to_vec1::<u8>().unwrap()
         };
-        [600, 5_000, 100_000].map(of_size)
+        [512, 4_096, 65_536].map(of_size)
     };
     let (one, two) = on_two_patterns_of(device(), || scope_on(&runtime, 1 << 30).0, seen);
     for (pattern, found) in [(0xa5, one), (0x3c, two)] {

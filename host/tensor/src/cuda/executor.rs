@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device as Candle, Tensor};
@@ -58,7 +59,9 @@ pub(crate) struct Client {
 /// A device with its thread.
 pub(crate) struct Executor {
     device: Device,
-    jobs: SyncSender<Job>,
+    /// There until the executor is dropped, as is the thread.
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl fmt::Debug for Executor {
@@ -68,14 +71,14 @@ impl fmt::Debug for Executor {
 }
 
 impl Executor {
-    /// Opens a device on a thread of its own, which ends when nobody has the executor any more.
+    /// Opens a device on a thread of its own, which ends with the executor.
     ///
     /// # Errors
     /// As [`Device::check`]; what the driver says.
     pub(crate) fn start(device: Device) -> Result<Arc<Self>, Error> {
         let (jobs, queue) = sync_channel::<Job>(MAX_JOBS);
         let (opened, answer) = sync_channel(1);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("tensor-{device}"))
             .spawn(move || {
                 let candle = match device {
@@ -92,7 +95,11 @@ impl Executor {
             })
             .map_err(|e| Error::internal(format!("the thread of {device} cannot be started: {e}")))?;
         answer.recv().map_err(|_| lost())??;
-        Ok(Arc::new(Self { device, jobs }))
+        Ok(Arc::new(Self {
+            device,
+            jobs: Some(jobs),
+            thread: Some(thread),
+        }))
     }
 
     /// The device.
@@ -102,8 +109,9 @@ impl Executor {
 
     /// Sends a job, and waits only while the queue is full.
     fn send(&self, mut job: Job, control: Option<&Control>) -> Result<(), Error> {
+        let jobs = self.jobs.as_ref().ok_or_else(lost)?;
         loop {
-            job = match self.jobs.try_send(job) {
+            job = match jobs.try_send(job) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Disconnected(_)) => return Err(lost()),
                 Err(TrySendError::Full(job)) => job,
@@ -174,6 +182,21 @@ impl Executor {
         self.send(Box::new(job), None)?;
         question.recv().map_err(|_| lost())??;
         Ok(slot)
+    }
+}
+
+impl Drop for Executor {
+    /// Waits until the device is closed: a driver that is still at it when the process ends crashes it.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        // The last to have the executor may be a job.
+        if let Some(thread) = self
+            .thread
+            .take()
+            .filter(|thread| thread.thread().id() != std::thread::current().id())
+        {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -46,7 +46,8 @@ pub(super) fn by_ids(call: &Call<'_>) -> Result<Tensor> {
             if src.elem_count() == 0 {
                 return Ok(x.force_contiguous()?);
             }
-            let (x, src) = (wide(x)?.contiguous()?, wide(src)?.contiguous()?);
+            // candle's kernel writes to a copy of x at the place where x begins in its own memory: it has to begin there at 0.
+            let (x, src) = (wide(x)?.force_contiguous()?, wide(src)?.contiguous()?);
             cast(&x.index_add(&ids, &src, axis)?, call.dtype())
         }
         Op::OneHot => {

@@ -72,6 +72,7 @@ mod with_driver {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, result, sys};
+    use candle_core::cuda_backend::kernels;
     use candle_core::{CudaDevice, Device as Candle, Tensor};
     use maquette_ops::Error;
 
@@ -92,6 +93,20 @@ mod with_driver {
         },
         None => None,
     };
+
+    /// A kernel of each of candle's modules, which is loaded whole. The driver compiles a module when it meets it for the first time on a
+    /// machine, which takes seconds: no call is to pay for that.
+    const KERNELS: [(&str, &kernels::Module); 9] = [
+        ("affine_f32", &kernels::AFFINE),
+        ("badd_f32", &kernels::BINARY),
+        ("cast_f32_f16", &kernels::CAST),
+        ("im2col_f32", &kernels::CONV),
+        ("copy2d_f32", &kernels::FILL),
+        ("is_u32_f32", &kernels::INDEXING),
+        ("fast_sum_f32", &kernels::REDUCE),
+        ("where_u8_f32", &kernels::TERNARY),
+        ("ucopy_f32", &kernels::UNARY),
+    ];
 
     fn refused(ordinal: u32, why: &str, what: &str) -> Error {
         Error::unsupported(format!(
@@ -175,6 +190,11 @@ mod with_driver {
             // SAFETY: tracking orders the accesses of several streams; here there is one, and all that is allocated is used on it.
             unsafe { device.disable_event_tracking() };
             keep_memory(ordinal).map_err(|e| failed(&e))?;
+            for (function, module) in KERNELS {
+                device
+                    .get_or_load_func(function, module)
+                    .map_err(|e| failed(&said(&e)))?;
+            }
             Ok(Candle::Cuda(device))
         })
     }
