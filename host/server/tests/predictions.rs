@@ -773,6 +773,39 @@ fn an_overloaded_server_refuses_at_once_and_says_when_to_return() {
 }
 
 #[test]
+fn a_full_server_does_no_work_for_what_it_refuses_and_still_answers_what_it_has() {
+    let host = Host::with(|c| {
+        c.lanes = 1;
+        c.queue_limit = 2;
+    });
+    let (same, patient) = (publish(&host, "same", true), host.patient());
+    let echo = json!({"version": same, "input": {"do": "echo"}});
+    assert_eq!(wait(&host, &echo).json()["cache"], "miss");
+    let endless = json!({"version": patient, "input": {"do": "loop"}});
+    let running = host.post("/v1/predictions", &endless).json();
+    host.wait_for_metric("maquette_running_calls 1");
+    let waiting = host.post("/v1/predictions", &endless).json();
+    // It does not get as far as its input, which is wrong.
+    let refused = host.post(
+        "/v1/predictions",
+        &json!({"version": patient, "input": {"do": "dance"}}),
+    );
+    assert_eq!((refused.status, refused.header("retry-after").is_some()), (429, true));
+    assert_eq!(
+        host.post("/v1/models/me/patient/run", &json!({"do": "dance"})).status,
+        429
+    );
+    let answered = wait(&host, &echo).json();
+    assert_eq!(
+        (answered["status"].as_str(), answered["cache"].as_str()),
+        (Some("succeeded"), Some("hit"))
+    );
+    for made in [running, waiting] {
+        host.post(&format!("/v1/predictions/{}/cancel", id(&made)), &json!({}));
+    }
+}
+
+#[test]
 fn a_caller_who_goes_away_while_its_prediction_is_made_leaves_nothing_that_never_ends() {
     let host = Host::start();
     let version = host.actor();
