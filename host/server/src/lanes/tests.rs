@@ -170,3 +170,20 @@ fn a_job_that_panics_leaves_its_lane_working() {
     finished.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(lanes.depth().0, 0);
 }
+
+#[test]
+fn lanes_stand_back_behind_the_threads_that_answer() {
+    let priority = || rustix::process::getpriority_process(None).unwrap();
+    let bounds = Bounds {
+        lanes: 1,
+        queue: 1,
+        wait: Duration::from_secs(1),
+        bytes: 1,
+    };
+    let lanes = Lanes::start(bounds, 3).unwrap();
+    let (tell, told) = mpsc::channel();
+    lanes
+        .submit(ticket("a", 1), Box::new(move |_| tell.send(priority()).unwrap()))
+        .unwrap();
+    assert_eq!(told.recv().unwrap(), (priority() + 3).min(19));
+}
