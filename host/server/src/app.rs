@@ -113,7 +113,7 @@ impl App {
             wait: config.queue_wait,
             bytes: config.queue_bytes,
         };
-        let lanes = Lanes::start(bounds).map_err(StartError::Threads)?;
+        let lanes = Lanes::start(bounds, config.lane_nice).map_err(StartError::Threads)?;
         let (blobs, metrics) = (Arc::new(blobs), Arc::new(Metrics::new()));
         let preparer = Arc::new(Preparer::new(config.prepare.clone(), cache));
         let shelf = Shelf::new(

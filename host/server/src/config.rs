@@ -37,6 +37,8 @@ pub struct Config {
     pub streams_per_owner: usize,
     /// Calls that run at once, each on a thread of its own; 0 stands for the number of processors.
     pub lanes: usize,
+    /// How far lanes stand back behind the threads that answer requests, as `nice` counts: 0 to 19.
+    pub lane_nice: i32,
     /// Where tensors and weights live, and ops run.
     pub device: Device,
     /// Threads that tensor ops share, whatever the number of lanes; 0 stands for the number of processors. They belong to the
@@ -113,6 +115,7 @@ impl Default for Config {
             connections: 8192,
             streams_per_owner: 2048,
             lanes: 0,
+            lane_nice: 2,
             device: Device::Cpu,
             tensor_threads: 0,
             hardware: vec![("cpu".to_owned(), "CPU".to_owned())],

@@ -93,8 +93,8 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    /// Starts the threads.
-    pub(crate) fn start(bounds: Bounds) -> std::io::Result<Self> {
+    /// Starts the threads, which stand back behind others by so much, as `nice` counts.
+    pub(crate) fn start(bounds: Bounds, nice: i32) -> std::io::Result<Self> {
         let mut state = State::default();
         state.running.resize_with(bounds.lanes, || None);
         let shared = Arc::new(Shared {
@@ -112,7 +112,10 @@ impl Lanes {
             let thread = std::thread::Builder::new()
                 .name(format!("lane-{lane}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || shared.serve(lane))?;
+                .spawn(move || {
+                    stand_back(nice);
+                    shared.serve(lane);
+                })?;
             lanes
                 .threads
                 .lock()
@@ -125,18 +128,7 @@ impl Lanes {
     /// Takes a job, or refuses it at once.
     pub(crate) fn submit(&self, ticket: Ticket, job: Job) -> Result<(), Refusal> {
         let mut state = self.shared.lock();
-        if state.closed {
-            return Err(Refusal::Closed);
-        }
-        let mut decision = self.decide(&state, &ticket);
-        if decision != Decision::Admit && state.forget_cancelled() {
-            decision = self.decide(&state, &ticket);
-        }
-        match decision {
-            Decision::Admit => {}
-            Decision::OverShare { retry_after } => return Err(Refusal::OverShare(retry_after)),
-            Decision::Full { retry_after } => return Err(Refusal::Full(retry_after)),
-        }
+        self.admit(&mut state, &ticket.tenant, ticket.bytes)?;
         state.push(Waiting {
             ticket,
             since: Instant::now(),
@@ -148,6 +140,26 @@ impl Lanes {
             self.shared.work.notify_one();
         }
         Ok(())
+    }
+
+    /// Whether a job of a tenant's would be refused now: what is to be refused is not worked on first.
+    pub(crate) fn refuses(&self, tenant: &Arc<str>) -> Option<Refusal> {
+        self.admit(&mut self.shared.lock(), tenant, 0).err()
+    }
+
+    fn admit(&self, state: &mut State, tenant: &Arc<str>, bytes: u64) -> Result<(), Refusal> {
+        if state.closed {
+            return Err(Refusal::Closed);
+        }
+        let mut decision = self.decide(state, tenant, bytes);
+        if decision != Decision::Admit && state.forget_cancelled() {
+            decision = self.decide(state, tenant, bytes);
+        }
+        match decision {
+            Decision::Admit => Ok(()),
+            Decision::OverShare { retry_after } => Err(Refusal::OverShare(retry_after)),
+            Decision::Full { retry_after } => Err(Refusal::Full(retry_after)),
+        }
     }
 
     /// Takes a job that was let in before, perhaps by an earlier process.
@@ -184,8 +196,8 @@ impl Lanes {
         Some((before, us.saturating_add(state.running_us) / lanes))
     }
 
-    fn decide(&self, state: &State, ticket: &Ticket) -> Decision {
-        let tenant = state.tenants.get(&ticket.tenant);
+    fn decide(&self, state: &State, tenant: &Arc<str>, bytes: u64) -> Decision {
+        let tenant = state.tenants.get(tenant);
         let waits = tenant.is_some_and(|t| !t.queue.is_empty());
         let load = Load {
             running: state.busy,
@@ -197,7 +209,7 @@ impl Lanes {
             tenant_queued_us: tenant.map_or(0, |t| t.queued_us),
             tenants: state.active + usize::from(!waits),
         };
-        decide(&self.shared.bounds, &load, ticket.bytes)
+        decide(&self.shared.bounds, &load, bytes)
     }
 
     /// Calls that wait and calls that run.
@@ -231,6 +243,16 @@ impl Lanes {
             // A lane's jobs cannot panic out of it.
             let _ = thread.join();
         }
+    }
+}
+
+/// Lets threads that have little to do, such as those that answer requests, run before this one.
+fn stand_back(nice: i32) {
+    use rustix::process::{getpriority_process, setpriority_process};
+    // Without a process, Linux takes the calling thread.
+    let lowered = getpriority_process(None).and_then(|now| setpriority_process(None, (now + nice).clamp(-20, 19)));
+    if let Err(e) = lowered {
+        tracing::warn!("a lane's priority could not be lowered: {e}");
     }
 }
 

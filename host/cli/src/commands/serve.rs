@@ -60,6 +60,9 @@ pub(crate) struct Settings {
     /// Calls that run at once; the number of processors unless given.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     lanes: usize,
+    /// How far calls stand back behind the threads that answer requests, as `nice` counts.
+    #[arg(long, default_value_t = Config::default().lane_nice, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=19))]
+    lane_nice: i32,
     /// Threads for tensors; the number of processors unless given.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     threads: usize,
@@ -108,6 +111,7 @@ impl Settings {
             open_metrics: self.open_metrics,
             outbound_allow: self.allow_outbound.clone(),
             lanes: self.lanes,
+            lane_nice: self.lane_nice,
             tensor_threads: self.threads,
             // Billionths a millisecond; the bounds of `price` keep it far from an overflow.
             price_per_ms: (self.price * 1e6).round() as u64,

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 
 use maquette_sandbox::OutputFile;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use crate::catalog::Catalog;

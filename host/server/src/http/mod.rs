@@ -256,13 +256,15 @@ async fn answer(app: Arc<App>, router: Router, request: Request<Incoming>) -> Re
     Ok(response)
 }
 
-/// What went well is for those who ask (debug); what was refused is news; what failed is a warning.
+/// What went well is for those who ask (debug), and so is what found no room: a crowd is in the figures, and a line for each would make
+/// it worse. What else was refused is news; what failed is a warning.
 fn log(method: &axum::http::Method, path: &str, status: StatusCode, id: &str, took: Duration) {
     let ms = took.as_secs_f64() * 1e3;
     let status = status.as_u16();
     // A path is the client's text.
     let path = crate::names::shown(path);
     match status {
+        429 | 503 => tracing::debug!(%method, path, status, ms, id, "found no room"),
         500.. => tracing::warn!(%method, path, status, ms, id, "failed"),
         400.. => tracing::info!(%method, path, status, ms, id, "refused"),
         _ => tracing::debug!(%method, path, status, ms, id, "served"),

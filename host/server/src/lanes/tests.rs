@@ -7,12 +7,15 @@ use std::sync::mpsc;
 use super::*;
 
 fn lanes(lanes: usize, queue: usize) -> Lanes {
-    Lanes::start(Bounds {
-        lanes,
-        queue,
-        wait: Duration::from_secs(3600),
-        bytes: 1 << 20,
-    })
+    Lanes::start(
+        Bounds {
+            lanes,
+            queue,
+            wait: Duration::from_secs(3600),
+            bytes: 1 << 20,
+        },
+        0,
+    )
     .unwrap()
 }
 
