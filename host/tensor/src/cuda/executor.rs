@@ -45,6 +45,11 @@ impl Turn<'_> {
         self.pace.borrow_mut().launch(self.device, nanos)?;
         self.control.check(Instant::now())
     }
+
+    /// Calls a function of the host's kernels, which are left when the call has to stop.
+    pub(crate) fn stoppable<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        self.control.stoppable(work)
+    }
 }
 
 /// What pays for a job, and when it need not run any more.
