@@ -32,6 +32,7 @@ mod weight_file;
 pub use budget::{Budget, Charge};
 pub use device::Device;
 pub use kv_cache::KvCache;
+pub use maquette_kernels::team::alone_while;
 pub use maquette_ops as ops;
 pub use program::{Program, ProgramCache, ProgramCost};
 pub use resident::WeightStore;
