@@ -7,6 +7,7 @@ mod integers;
 mod join;
 mod matrix;
 mod norm;
+pub(crate) mod pieces;
 pub(crate) mod rows;
 mod selection;
 mod sequence;
@@ -136,6 +137,9 @@ impl Kernel<'_> {
         if let Some(done) = self.dense(op, x) {
             return done;
         }
+        if let Some(done) = self.in_pieces(op, x) {
+            return done;
+        }
         Ok(match op {
             Op::Add | Op::Sub | Op::Mul if self.out.dtype.is_int() => {
                 integers::binary(op, x, self.input(1)?, &dims(&self.out.shape))?
@@ -179,7 +183,7 @@ impl Kernel<'_> {
             Op::Relu => x.relu()?,
             Op::Gelu => x.gelu()?,
             Op::GeluErf | Op::Erf if x.dtype() == Candle::F32 => {
-                let x = x.contiguous()?;
+                let x = pieces::contiguous(x)?;
                 self.dense(op, &x)
                     .ok_or_else(|| Error::internal("a dense tensor that is none"))??
             }
@@ -193,7 +197,7 @@ impl Kernel<'_> {
             Op::Sum | Op::Mean | Op::Max | Op::Min => self.reduce(op, x)?,
             Op::Argmax => self.shaped(dense(x)?.argmax(self.axis(0, x.rank())?)?)?,
             Op::Argmin => self.shaped(dense(x)?.argmin(self.axis(0, x.rank())?)?)?,
-            Op::Reshape => x.reshape(dims(&self.out.shape))?,
+            Op::Reshape => pieces::contiguous(x)?.reshape(dims(&self.out.shape))?,
             Op::Transpose => x.transpose(self.axis(0, x.rank())?, self.axis(1, x.rank())?)?,
             Op::Permute => x.permute(self.axes(x.rank())?.as_slice())?,
             Op::Narrow => {
@@ -227,7 +231,7 @@ impl Kernel<'_> {
             Op::IndexSelect => {
                 let (axis, ids) = (self.axis(0, x.rank())?, self.input(1)?);
                 rows::check(ids, x.dim(axis)?)?;
-                x.contiguous()?.index_select(&ids.contiguous()?, axis)?
+                self.index_select(&pieces::contiguous(x)?, &ids.contiguous()?, axis)?
             }
             Op::Rope => self.rope(x)?,
             Op::Attention => self.attention(x)?,
@@ -300,6 +304,20 @@ impl Kernel<'_> {
         })
     }
 
+    /// Slices of a dense tensor by checked ids, some at a time.
+    fn index_select(&self, x: &Tensor, ids: &Tensor, axis: usize) -> Result<Tensor> {
+        let elements = self.out.elements() as usize;
+        if !pieces::is_large(elements) {
+            return Ok(x.index_select(ids, axis)?);
+        }
+        let to = pieces::empty(&dims(&self.out.shape), x.dtype())?;
+        for part in pieces::parts(ids.elem_count(), elements) {
+            let some = x.index_select(&ids.narrow(0, part.start, part.len())?, axis)?;
+            pieces::put(&to, &some, axis, part.start)?;
+        }
+        Ok(to)
+    }
+
     fn reduce(&self, op: Op, x: &Tensor) -> Result<Tensor> {
         let rank = x.rank();
         let mut axes = self.axes(rank)?;
@@ -314,8 +332,8 @@ impl Kernel<'_> {
         }
         let reduced = match op {
             Op::Sum if self.out.dtype.is_int() => return integers::sum(x, &axes, &dims(&self.out.shape)),
-            Op::Sum => norm::in_f32(x, |x| Ok(x.contiguous()?.sum_keepdim(axes.as_slice())?))?,
-            Op::Mean => norm::in_f32(x, |x| Ok(x.contiguous()?.mean_keepdim(axes.as_slice())?))?,
+            Op::Sum => norm::in_f32(x, |x| Ok(pieces::contiguous(x)?.sum_keepdim(axes.as_slice())?))?,
+            Op::Mean => norm::in_f32(x, |x| Ok(pieces::contiguous(x)?.mean_keepdim(axes.as_slice())?))?,
             _ => {
                 let mut x = dense(x)?;
                 for axis in axes {
@@ -399,7 +417,7 @@ impl Kernel<'_> {
 
 /// A dense tensor with the strides of its shape: a broadcast leaves 0 for dimensions of 1, by which candle divides.
 fn dense(x: &Tensor) -> Result<Tensor> {
-    Ok(x.contiguous()?.reshape(x.dims())?)
+    Ok(pieces::contiguous(x)?.reshape(x.dims())?)
 }
 
 fn binary(op: Op, a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -452,7 +470,7 @@ fn scalar(value: f64, dtype: DType) -> Result<Tensor> {
 /// Half floats as f32, anything else as it is.
 fn widened(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
-        Candle::F16 | Candle::BF16 => Ok(x.to_dtype(Candle::F32)?),
+        Candle::F16 | Candle::BF16 => pieces::cast(x, Candle::F32),
         _ => Ok(x.clone()),
     }
 }

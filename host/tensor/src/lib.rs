@@ -15,6 +15,7 @@ compile_error!("elements cross the boundary as they lie in memory, which must be
 
 mod budget;
 mod buffers;
+mod control;
 mod cuda;
 mod device;
 mod gguf;
@@ -30,6 +31,7 @@ mod tensor;
 mod weight_file;
 
 pub use budget::{Budget, Charge};
+pub use control::Control;
 pub use device::Device;
 pub use kv_cache::KvCache;
 pub use maquette_kernels::team::alone_while;
@@ -37,6 +39,6 @@ pub use maquette_ops as ops;
 pub use program::{Program, ProgramCache, ProgramCost};
 pub use resident::WeightStore;
 pub use runtime::{Runtime, RuntimeConfig};
-pub use scope::{Control, Scope, Stats};
+pub use scope::{Scope, Stats};
 pub use tensor::Tensor;
 pub use weight_file::{TensorInfo, WeightFile};

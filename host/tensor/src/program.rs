@@ -20,10 +20,10 @@ use smallvec::SmallVec;
 
 use crate::budget::Charge;
 use crate::buffers::Buffers;
-use crate::kernels;
+use crate::kernels::{self, pieces};
 use crate::kv_cache::KvCache;
 use crate::scope::{Scope, guard};
-use crate::tensor::{Tensor, said, stored_elements};
+use crate::tensor::{Tensor, stored_elements};
 
 pub use cache::ProgramCache;
 use fuse::Fused;
@@ -153,7 +153,7 @@ impl Program {
     ///
     /// # Errors
     /// `shape`, `dtype` if the inputs or the caches do not fit; `invalid-input` if a cache is full; `quota`; `timeout` and
-    /// `cancelled` between nodes; what a node's op says, with the node's place.
+    /// `cancelled`, between nodes and inside them; what a node's op says, with the node's place.
     pub fn run_with(
         self: &Arc<Self>,
         scope: &Scope,
@@ -182,7 +182,8 @@ impl Program {
             cache.reserve(*more)?;
         }
         let peak = scope.budget().charge(plan.cost.peak_bytes)?;
-        let (dense, _copies) = dense(scope, inputs)?;
+        let control = scope.control();
+        let (dense, _copies) = control.stoppable(|| dense(scope, inputs))?;
         let mut values = Values {
             program: self,
             inputs: &dense,
@@ -191,13 +192,16 @@ impl Program {
         let mut done = 0;
         let buffers = Buffers::up_to(plan.cost.peak_bytes);
         let mut follow = || self.follow(scope, &plan, &mut values, caches, &buffers, &mut done);
-        let result = if plan.cost.flops < WORTH_A_TEAM {
-            follow()
-        } else {
-            maquette_kernels::team::engaged(follow)
-        };
+        let result = control.stoppable(|| {
+            if plan.cost.flops < WORTH_A_TEAM {
+                follow()
+            } else {
+                maquette_kernels::team::engaged(follow)
+            }
+        });
         drop(buffers);
-        let outputs = result.and_then(|()| self.outputs(scope, inputs, &values, &plan, peak));
+        let outputs = || self.outputs(scope, inputs, &values, &plan, peak);
+        let outputs = result.and_then(|()| control.stoppable(outputs));
         if outputs.is_ok() {
             for (cache, more) in caches.iter().zip(&plan.appended) {
                 cache.commit(*more);
@@ -332,8 +336,7 @@ impl Program {
                         value.clone()
                     } else {
                         // It sees a part of something larger that nobody would pay for.
-                        let copy = value.force_contiguous();
-                        copy.map_err(|e| Error::internal(format!("an output of the program: {}", said(&e))))?
+                        pieces::copied(value).map_err(Error::from)?
                     })
                 }
             };
@@ -413,9 +416,9 @@ fn dense(scope: &Scope, inputs: &[&Tensor]) -> Result<(SmallVec<[candle_core::Te
     let strided = |input: &&&Tensor| input.here().is_ok_and(|inner| !inner.is_contiguous());
     let strided = inputs.iter().filter(strided);
     let charge = scope.budget().charge(strided.map(|input| input.bytes()).sum())?;
-    let copies = inputs.iter().map(|input| {
-        let copy = input.here()?.contiguous();
-        copy.map_err(|e| Error::internal(format!("an input of the program: {}", said(&e))))
-    });
-    Ok((copies.collect::<Result<_, _>>()?, charge))
+    let mut copies = SmallVec::with_capacity(inputs.len());
+    for input in inputs {
+        copies.push(pieces::contiguous(input.here()?)?);
+    }
+    Ok((copies, charge))
 }

@@ -6,45 +6,23 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use maquette_kernels::stop::Stopped;
 use maquette_ops::program::Description;
 use maquette_ops::{Attr, DType, Error, OpId, OpSpec, Operand, Type, check_shape, show, spec};
 use smallvec::SmallVec;
 
 use crate::budget::{Budget, Charge};
 use crate::buffers::Buffers;
+use crate::control::Control;
 use crate::cuda::Client;
 use crate::kernels;
 use crate::program::Program;
 use crate::runtime::Runtime;
 use crate::tensor::{self, Elements, Owner, Tensor};
 use crate::weight_file::WeightFile;
-
-/// When a call has to stop.
-#[derive(Clone, Debug, Default)]
-pub struct Control {
-    /// Nothing starts after it.
-    pub deadline: Option<Instant>,
-    /// Nothing starts once it is set.
-    pub cancelled: Arc<AtomicBool>,
-}
-
-impl Control {
-    /// # Errors
-    /// `cancelled` or `timeout`.
-    #[inline]
-    pub(crate) fn check(&self, now: Instant) -> Result<(), Error> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            return Err(Error::cancelled("the call was cancelled"));
-        }
-        if self.deadline.is_some_and(|deadline| now >= deadline) {
-            return Err(Error::timeout("the deadline of the call has passed"));
-        }
-        Ok(())
-    }
-}
 
 /// What a scope has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,7 +165,7 @@ impl Scope {
         }
         let output = match (cost.shares, inputs) {
             (true, [first, ..]) => Tensor {
-                elements: Elements::Here(guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?),
+                elements: Elements::Here(self.run(spec, &list, attrs, &ty)?),
                 owner: first.owner.clone(),
                 ty,
             },
@@ -195,7 +173,7 @@ impl Scope {
                 let mut charge = self
                     .budget
                     .charge(cost.output_bytes.saturating_add(cost.temporary_bytes))?;
-                let inner = guard(spec, || kernels::run(spec, &list, attrs, &ty, &Buffers::none()))?;
+                let inner = self.run(spec, &list, attrs, &ty)?;
                 charge.shrink(cost.output_bytes);
                 Tensor {
                     elements: Elements::Here(inner),
@@ -209,6 +187,18 @@ impl Scope {
             stats.compute += started.elapsed();
         });
         Ok(output)
+    }
+
+    /// Runs an op here.
+    fn run(
+        &self,
+        spec: &'static OpSpec,
+        inputs: &[&candle_core::Tensor],
+        attrs: &[Attr],
+        ty: &Type<u32>,
+    ) -> Result<candle_core::Tensor, Error> {
+        let kernel = || kernels::run(spec, inputs, attrs, ty, &Buffers::none());
+        self.control.stoppable(|| guard(spec, kernel))
     }
 
     /// Compiles a program on the scope's runtime, or finds it compiled; gives up when the call has to.
@@ -247,7 +237,7 @@ impl Scope {
     /// Every element, row-major, little-endian.
     ///
     /// # Errors
-    /// `quota` if the copy does not fit the budget.
+    /// `quota` if the copy does not fit the budget; `timeout`, `cancelled`.
     pub fn read(&self, tensor: &Tensor) -> Result<Vec<u8>, Error> {
         self.read_range(tensor, 0, tensor.elements())
     }
@@ -255,7 +245,7 @@ impl Scope {
     /// `count` elements from element `start` on, row-major, little-endian.
     ///
     /// # Errors
-    /// `shape` past the end; `quota` if the copy does not fit the budget.
+    /// `shape` past the end; `quota` if the copy does not fit the budget; `timeout`, `cancelled`.
     pub fn read_range(&self, tensor: &Tensor, start: u64, count: u64) -> Result<Vec<u8>, Error> {
         let elements = tensor.elements();
         if start.checked_add(count).is_none_or(|end| end > elements) {
@@ -271,7 +261,8 @@ impl Scope {
         // A view is made contiguous first, as a whole.
         let copy = if inner.is_contiguous() { 0 } else { tensor.bytes() };
         let _charge = self.budget.charge(copy)?;
-        let bytes = tensor::to_bytes(inner, start as usize, count as usize)?;
+        let copy = || tensor::to_bytes(inner, start as usize, count as usize);
+        let bytes = self.control.stoppable(copy)?;
         self.count(|stats| stats.read_bytes += bytes.len() as u64);
         Ok(bytes)
     }
@@ -286,7 +277,7 @@ impl Scope {
     }
 }
 
-/// Runs a kernel; what candle did not foresee becomes an error, never a panic.
+/// Runs a kernel; what candle did not foresee becomes an error, never a panic, and so does leaving it: see [`Control::stoppable`].
 pub(crate) fn guard<T>(spec: &OpSpec, kernel: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(kernel)) {
         Ok(Ok(tensor)) => Ok(tensor),
@@ -294,6 +285,7 @@ pub(crate) fn guard<T>(spec: &OpSpec, kernel: impl FnOnce() -> Result<T, Error>)
             error.message = format!("{}: {}", spec.name, error.message);
             Err(error)
         }
+        Err(payload) if payload.is::<Stopped>() => Err(Error::cancelled(format!("{}: stopped", spec.name))),
         Err(_) => Err(Error::internal(format!(
             "{}: the kernel failed; this is a fault of the host",
             spec.name

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::budget::Charge;
 use crate::cuda::Remote;
+use crate::kernels::pieces;
 use crate::resident::Resident;
 
 /// A handle to immutable elements; a clone or a view shares them.
@@ -155,11 +156,10 @@ pub(crate) fn from_bytes(dtype: DType, shape: &[u32], bytes: &[u8]) -> Result<ca
 
 /// Elements `start .. start + count` in row-major order, as they cross the boundary. The range must have been checked.
 pub(crate) fn to_bytes(tensor: &candle_core::Tensor, start: usize, count: usize) -> Result<Vec<u8>, Error> {
-    let fail = |e: candle_core::Error| Error::internal(format!("reading: {}", said(&e)));
     if count == 0 {
         return Ok(Vec::new());
     }
-    let tensor = tensor.contiguous().map_err(fail)?;
+    let tensor = pieces::contiguous(tensor).map_err(Error::from)?;
     let (storage, layout) = tensor.storage_and_layout();
     let from = layout.start_offset() + start;
     let range = from..from + count;

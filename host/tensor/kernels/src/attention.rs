@@ -10,6 +10,7 @@ use crate::kv::{PAGE, Page};
 use crate::math;
 use crate::parallel;
 use crate::simd::multiversion;
+use crate::stop::spend;
 
 /// Keys of a block.
 const BLOCK: usize = 256;
@@ -257,6 +258,7 @@ impl Piece<'_> {
         let mut fresh = true;
         for start in (from..end).step_by(block) {
             let len = block.min(end - start);
+            spend((group * count * len * (a.width + a.value_width + 8)) as u64 / 24);
             let padded = len.next_multiple_of(NR);
             let (keys, values): (&[f32], &[f32]) = match self.memory {
                 Memory::Rows { keys, values } => {

@@ -3,6 +3,7 @@
 use crate::parallel;
 use crate::parts::Parts;
 use crate::simd::multiversion;
+use crate::stop::spend;
 
 /// Elements that are added up in f32 before their sum is added to others in f64.
 const PART: usize = 4096;
@@ -24,7 +25,10 @@ fn each_row(x: &[f32], width: usize, out: &mut [f32], row: impl Fn(usize, &[f32]
         let out = unsafe { parts.take(task) };
         let x = &x[task * rows * width..][..out.len()];
         for (i, (x, out)) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
-            row(task * rows + i, x, out);
+            for (x, out) in x.chunks(TASK).zip(out.chunks_mut(TASK)) {
+                spend(x.len() as u64 / 4);
+                row(task * rows + i, x, out);
+            }
         }
     });
 }

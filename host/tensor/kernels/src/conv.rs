@@ -8,6 +8,7 @@
 use crate::gemm::{MR, NR, Shared, tile, tiles};
 use crate::scratch::{SCRATCH, with_scratch};
 use crate::simd::multiversion;
+use crate::stop::spend;
 use crate::{depthwise, parallel, team};
 
 pub use crate::conv_transpose::{ConvTranspose2d, conv_transpose2d};
@@ -158,6 +159,7 @@ unsafe fn multiply(
                 }
             }
             for (row, tall) in tiles(rows) {
+                spend((tall * height * columns.len()) as u64 / RATE);
                 let left = weight[row * depth + bottom..].as_ptr();
                 for (i, column) in panels.clone() {
                     let width = NR.min(columns.end - column);

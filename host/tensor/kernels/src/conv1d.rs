@@ -7,6 +7,7 @@ use crate::gemm::{MR, NR, Shared, tile, tiles};
 use crate::groups::{WORKERS, groups};
 use crate::parallel;
 use crate::simd::multiversion;
+use crate::stop::spend;
 
 /// Rows of a panel of windows that are in memory at once.
 const DEPTH: usize = 1024;
@@ -156,6 +157,7 @@ pub fn conv1d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: &Sizes, ou
                     );
                 }
                 for (row, height) in tiles(last - first) {
+                    spend((height * rows.len() * columns.len()) as u64 / RATES.0);
                     let row = first + row;
                     let left = &weight[row * depth + rows.start..];
                     for (panel, column) in columns.clone().step_by(NR).enumerate() {
@@ -221,6 +223,7 @@ multiversion! {
         for block in (0..y.len()).step_by(BLOCK) {
             let end = y.len().min(block + BLOCK);
             for (signal, taps) in signals.chunks_exact(sizes.len.max(1)).zip(weight.chunks_exact(sizes.kernel)) {
+                spend(taps.len() as u64 * (8 + (end - block) as u64 / 8));
                 for (tap, w) in taps.iter().enumerate() {
                     let (met, from) = sizes.met(tap);
                     let (start, stop) = (met.start.max(block), met.end.min(end));
@@ -298,6 +301,7 @@ pub fn conv_transpose1d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: 
                 for c in group * from..(group + 1) * from {
                     let signal = &x[(n * sizes.inputs + c) * len..][..len];
                     for (tap, w) in weight[(c * to + o_in) * kernel..][..kernel].iter().enumerate() {
+                        spend(len as u64);
                         spread(signal, *w, 0, tap, sizes, y);
                     }
                 }
@@ -344,6 +348,7 @@ pub fn conv_transpose1d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: 
                         to[wide..].fill(0.0);
                     }
                     for (row, height) in tiles(count) {
+                        spend((height * (depth + 16) * NR) as u64 / RATES.0);
                         let left = &rows[row * from + top..];
                         let sums = &mut sums[row * NR..][..height * NR];
                         // SAFETY: `left` has `height` rows `from` apart, `panel` `depth` rows, `sums` room for the tile.

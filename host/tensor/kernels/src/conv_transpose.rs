@@ -5,6 +5,7 @@ use crate::conv::{DEPTH, PANELS, RATE};
 use crate::gemm::{MR, NR, Shared, tile, tiles};
 use crate::parallel;
 use crate::scratch::with_scratch;
+use crate::stop::spend;
 use crate::team;
 
 /// The sizes of a transposed convolution.
@@ -138,6 +139,7 @@ fn add(sizes: &ConvTranspose2d, image: &[f32], kernels: &[f32], depth: usize, ou
                     }
                 }
                 for (row, tall) in tiles(rows) {
+                    spend((tall * (height + 16) * columns.len()) as u64 / RATE);
                     let left = kernels[row * depth + bottom..].as_ptr();
                     for (i, column) in panels.clone() {
                         let mut sums = [0.0_f32; MR * NR];

@@ -8,6 +8,7 @@ use crate::parallel;
 use crate::parts::Parts;
 use crate::scratch::{SCRATCH, with_scratch};
 use crate::simd::multiversion;
+use crate::stop::spend;
 
 /// Floats that a part of the image takes, if that is possible: a first-level cache.
 const NEAR: usize = 8 << 10;
@@ -91,6 +92,7 @@ pub(crate) fn depthwise(sizes: &Conv2d, x: &[f32], weight: &[f32], bias: Option<
                     copy(sizes, part, image, top, left, scratch);
                     let rows = part.rows.min(oh - top);
                     let columns = part.columns.min(ow - left);
+                    spend((rows * columns * (taps + 4)) as u64 / 12);
                     let out = &mut out[top * ow + left..];
                     match part.lanes {
                         16 => sums16(sizes, part, scratch, weight, bias, [rows, columns, ow], out),

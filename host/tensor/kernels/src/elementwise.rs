@@ -3,6 +3,10 @@
 use crate::groups::groups;
 use crate::math::{sigmoid, sin_cos_of_turns};
 use crate::simd::multiversion;
+use crate::stop::spend;
+
+/// Elements of a long row between two looks whether to stop.
+const PART: usize = 4096;
 
 /// `f` of each element of `x`, into `out`; one takes about `nanoseconds`.
 ///
@@ -54,8 +58,12 @@ pub fn zip<T: Copy + Send + Sync>(
                 bt += rest % lead[axis] * b_strides[axis];
                 rest /= lead[axis];
             }
-            for (j, y) in row.iter_mut().enumerate() {
-                *y = f(a[at + j * a_step], b[bt + j * b_step]);
+            for (part, row) in row.chunks_mut(PART).enumerate() {
+                spend(row.len() as u64 * nanoseconds);
+                for (j, y) in row.iter_mut().enumerate() {
+                    let j = part * PART + j;
+                    *y = f(a[at + j * a_step], b[bt + j * b_step]);
+                }
             }
         }
     });
@@ -98,7 +106,10 @@ pub fn snake(x: &[f32], alpha: &[f32], len: usize, out: &mut [f32]) {
     groups(out, len, x.len() as u64, |first, part| {
         for (i, to) in part.chunks_exact_mut(len).enumerate() {
             let from = &x[(first + i) * len..][..len];
-            snake_row(from, alpha[(first + i) % alpha.len()], to);
+            for (from, to) in from.chunks(PART).zip(to.chunks_mut(PART)) {
+                spend(from.len() as u64);
+                snake_row(from, alpha[(first + i) % alpha.len()], to);
+            }
         }
     });
 }
@@ -132,7 +143,10 @@ pub fn glu(x: &[f32], [outer, len, inner]: [usize; 3], out: &mut [f32]) {
     groups(out, half, out.len() as u64, |first, part| {
         for (i, to) in part.chunks_exact_mut(half).enumerate() {
             let (a, b) = x[(first + i) * 2 * half..][..2 * half].split_at(half);
-            gated(a, b, to);
+            for ((a, b), to) in a.chunks(PART).zip(b.chunks(PART)).zip(to.chunks_mut(PART)) {
+                spend(to.len() as u64);
+                gated(a, b, to);
+            }
         }
     });
 }

@@ -8,6 +8,7 @@ use crate::lines::Lines;
 use crate::math;
 use crate::parallel;
 use crate::simd::{Level, level, multiversion};
+use crate::stop::spend;
 
 /// Columns of a panel.
 pub(crate) const NR: usize = 32;
@@ -261,6 +262,7 @@ pub fn product(x: &[f32], m: usize, w: &Packed, out: &mut [f32], epilogue: &Epil
             let width = NR.min(n - column);
             let right = &w.panels.floats()[panel * NR * k..][..NR * k];
             for (row, height) in tiles(bottom - top) {
+                spend((height * k * NR) as u64 / RATE);
                 let row = top + row;
                 let left = &x[row * k..][..height * k];
                 if width == NR {

@@ -2,6 +2,7 @@
 
 use crate::parallel;
 use crate::parts::Parts;
+use crate::stop::spend;
 
 /// The most tasks of a kernel whose tasks take memory of their own: that bounds the memory, however many threads there are.
 pub const WORKERS: usize = 32;
@@ -9,8 +10,12 @@ pub const WORKERS: usize = 32;
 /// Work of one task at least, in nanoseconds: less is not worth handing out.
 const GRAIN: u64 = 20_000;
 
+/// Work of one step of a task, in nanoseconds, about.
+const STEP: u64 = 200_000;
+
 /// Calls `task(first, part)` for parts of `out` that together are all of it; each is a whole number of units of `unit` elements,
-/// of which `first` is the number of the first. The work takes about `nanoseconds` in all; there are at most [`WORKERS`] tasks.
+/// of which `first` is the number of the first. The work takes about `nanoseconds` in all; there are at most [`WORKERS`] tasks, each of
+/// which may come in several calls.
 ///
 /// # Panics
 /// If `out` is not a whole number of units.
@@ -26,10 +31,17 @@ pub fn groups<T: Send>(out: &mut [T], unit: usize, nanoseconds: u64, task: impl 
     let units = out.len() / unit;
     let tasks = units.min((nanoseconds / GRAIN).clamp(1, WORKERS as u64) as usize);
     let parts = Parts::new(out, unit);
+    // A large task is done in steps, so that it can be stopped between them.
+    let each = (nanoseconds / units as u64).max(1);
+    let step = usize::try_from(STEP / each).unwrap_or(usize::MAX).max(1);
     parallel(tasks, nanoseconds, |i| {
         let (from, to) = (i * units / tasks, (i + 1) * units / tasks);
-        // SAFETY: the units of different tasks do not overlap.
-        task(from, unsafe { parts.range(from * unit..to * unit) });
+        for from in (from..to).step_by(step) {
+            let to = to.min(from.saturating_add(step));
+            spend(each.saturating_mul((to - from) as u64));
+            // SAFETY: the units of different tasks, and of different steps, do not overlap.
+            task(from, unsafe { parts.range(from * unit..to * unit) });
+        }
     });
 }
 

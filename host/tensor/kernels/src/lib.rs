@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows of tensors, budgets or candle. A kernel takes slices and sizes that its caller has checked, says what they
 //! must be, and panics with a message where they are not; it allocates only what its documentation says. Results do not depend
-//! on how many threads there are.
+//! on how many threads there are. What takes long looks now and then whether it has to [stop].
 
 pub mod activation;
 pub mod attention;
@@ -38,6 +38,7 @@ pub mod shuffle;
 mod simd;
 pub mod sort;
 pub mod spectrum;
+pub mod stop;
 pub mod team;
 
 pub use team::parallel;

@@ -3,9 +3,13 @@
 use crate::math;
 use crate::parallel;
 use crate::simd::multiversion;
+use crate::stop::spend;
 
 /// Elements that one task takes, about.
 const TASK: usize = 8 << 10;
+
+/// Elements of a row that are gone through at once.
+const LONG: usize = 256 << 10;
 
 /// Calls a function with each row of `x` and of `out`, `width` elements each, on several threads if that is worth it.
 fn each_row(x: &[f32], out: &mut [f32], width: usize, per_element: f32, row: impl Fn(&[f32], &mut [f32]) + Sync) {
@@ -32,7 +36,45 @@ fn each_row(x: &[f32], out: &mut [f32], width: usize, per_element: f32, row: imp
 /// # Panics
 /// If `out` is not as long as `x`.
 pub fn softmax(x: &[f32], width: usize, out: &mut [f32]) {
-    each_row(x, out, width, 0.5, softmax_row);
+    each_row(x, out, width, 0.5, |x, out| match x.len() <= LONG {
+        true => softmax_row(x, out),
+        false => softmax_long(x, out),
+    });
+}
+
+/// A row that takes long, in parts: each could be stopped after.
+fn softmax_long(x: &[f32], out: &mut [f32]) {
+    let parts = || x.chunks(LONG).inspect(|part| spend(part.len() as u64 / 2));
+    let most = parts()
+        .map(largest)
+        .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+    let mut total = 0.0_f64;
+    for (x, out) in parts().zip(out.chunks_mut(LONG)) {
+        total += f64::from(exps(x, most, out));
+    }
+    for out in out.chunks_mut(LONG) {
+        spend(out.len() as u64 / 2);
+        scale(out, (1.0 / total) as f32);
+    }
+}
+
+multiversion! {
+    fn largest(x: &[f32]) -> f32 {
+        x.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    }
+}
+
+multiversion! {
+    fn exps(x: &[f32], most: f32, out: &mut [f32]) -> f32 {
+        out.iter_mut().zip(x).for_each(|(y, x)| *y = math::exp_of_negative(x - most));
+        sum(out)
+    }
+}
+
+multiversion! {
+    fn scale(out: &mut [f32], factor: f32) {
+        out.iter_mut().for_each(|y| *y *= factor);
+    }
 }
 
 multiversion! {

@@ -3,6 +3,7 @@
 use crate::parallel;
 use crate::parts::Parts;
 use crate::simd::multiversion;
+use crate::stop::spend;
 
 /// Columns of an image that are reduced at once.
 const SPAN: usize = 1024;
@@ -98,6 +99,7 @@ fn row(sizes: &Pool2d, reduce: Reduce, image: &[f32], i: usize, columns: &mut [f
     if together == 0 {
         for (j, out) in out.iter_mut().enumerate() {
             let (left, right) = sizes.inside(1, j);
+            spend(((bottom - top) * (right - left)) as u64 / 4);
             let windows = rows.chunks_exact(w).map(|row| reduced(&row[left..right], reduce));
             *out = windows.fold(neutral(reduce), |a, b| combined(a, b, reduce));
         }
@@ -110,7 +112,9 @@ fn row(sizes: &Pool2d, reduce: Reduce, image: &[f32], i: usize, columns: &mut [f
             let inside = w.saturating_sub(first).min(len - before);
             columns[..len].fill(neutral(reduce));
             let middle = &mut columns[before..before + inside];
+            spend((out.len() * (2 + kernel)) as u64 / 8);
             for row in rows.chunks_exact(w) {
+                spend(inside as u64 / 8);
                 combine(middle, &row[first.min(w)..][..inside], reduce);
             }
             windows(&columns[..len], kernel, stride, reduce, out);
@@ -223,6 +227,7 @@ pub fn adaptive_avg_pool2d(input: [usize; 4], [oh, ow]: [usize; 2], x: &[f32], o
             for (j, out) in out.iter_mut().enumerate() {
                 let (left, right) = bin(j, w, ow);
                 if (left, right) != (last.0, last.1) {
+                    spend(((bottom - top) * (right - left)) as u64 / 4);
                     let sum: f32 = match (left, right) == (0, w) {
                         true => total(rows),
                         false => rows.chunks_exact(w).map(|row| total(&row[left..right])).sum(),

@@ -13,6 +13,7 @@ use crate::lines::Lines;
 use crate::parallel;
 use crate::parts::Parts;
 use crate::simd::multiversion;
+use crate::stop::spend;
 
 /// Rows of the weight (columns of the product) of a panel.
 const ROWS: usize = 16;
@@ -429,6 +430,7 @@ pub fn product(x: &[f32], m: usize, w: &Quantized, out: &mut [f32], epilogue: &E
             let mut row = 0;
             while row < m {
                 let height = if m - row >= HEIGHT { HEIGHT } else { 1 };
+                spend((height * k * ROWS) as u64 / RATE);
                 let mut tile = [0.0_f32; HEIGHT * ROWS];
                 dot(w, panel, &left, row, height, &mut tile);
                 for (i, values) in tile.chunks_exact(ROWS).take(height).enumerate() {

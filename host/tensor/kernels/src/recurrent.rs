@@ -3,6 +3,7 @@
 use crate::gemm::{Epilogue, Packed, product};
 use crate::math::{sigmoid, tanh};
 use crate::simd::multiversion;
+use crate::stop::spend;
 use crate::team::engaged;
 
 /// The sizes of a recurrent layer.
@@ -62,6 +63,7 @@ fn steps(
     engaged(|| {
         for i in 0..sizes.steps {
             let t = if reverse { sizes.steps - 1 - i } else { i };
+            spend((sizes.batch * sizes.hidden) as u64 * 20);
             product(h, sizes.batch, w_hh, &mut from_h, &epilogue);
             step(t, h, &from_h);
         }

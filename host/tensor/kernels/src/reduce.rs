@@ -3,6 +3,10 @@
 use crate::groups::groups;
 use crate::math::exp;
 use crate::simd::multiversion;
+use crate::stop::spend;
+
+/// Elements of a long row between two looks whether to stop.
+const PART: usize = 64 << 10;
 
 /// `log(sum(exp(x)))` of each row of x `[rows, width]`, into `out` `[rows]`.
 ///
@@ -17,7 +21,7 @@ pub fn logsumexp(x: &[f32], out: &mut [f32]) {
         if largest.is_infinite() {
             return largest;
         }
-        (f64::from(largest) + exp_sum(row, largest).ln()) as f32
+        (f64::from(largest) + by_parts(row, |part| exp_sum(part, largest)).ln()) as f32
     });
 }
 
@@ -28,8 +32,8 @@ pub fn logsumexp(x: &[f32], out: &mut [f32]) {
 /// If x is not a whole number of rows for each output, of at least an element.
 pub fn variance(x: &[f32], unbiased: bool, out: &mut [f32]) {
     each_row(x, out, 3, |row| {
-        let mean = sum(row) / row.len() as f64;
-        (squares(row, mean) / (row.len() as f64 - f64::from(u8::from(unbiased)))) as f32
+        let mean = by_parts(row, sum) / row.len() as f64;
+        (by_parts(row, |part| squares(part, mean)) / (row.len() as f64 - f64::from(u8::from(unbiased)))) as f32
     });
 }
 
@@ -52,7 +56,7 @@ pub fn l2_normalize(x: &[f32], [outer, len, inner]: [usize; 3], eps: f64, out: &
         for (i, to) in part.chunks_exact_mut(unit).enumerate() {
             let from = &x[(first + i) * unit..][..unit];
             if inner == 1 {
-                let factor = 1.0 / squares(from, 0.0).sqrt().max(eps);
+                let factor = 1.0 / by_parts(from, |part| squares(part, 0.0)).sqrt().max(eps);
                 to.iter_mut()
                     .zip(from)
                     .for_each(|(y, x)| *y = (f64::from(*x) * factor) as f32);
@@ -62,6 +66,7 @@ pub fn l2_normalize(x: &[f32], [outer, len, inner]: [usize; 3], eps: f64, out: &
                 let width = COLUMNS.min(inner - column);
                 let mut sums = [0.0_f64; COLUMNS];
                 for row in from.chunks_exact(inner) {
+                    spend(2 * width as u64);
                     let pairs = sums.iter_mut().zip(&row[column..column + width]);
                     pairs.for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
                 }
@@ -93,6 +98,12 @@ fn each_row(x: &[f32], out: &mut [f32], nanoseconds: u64, row: impl Fn(&[f32]) -
             *to = row(&x[(first + i) * width..][..width]);
         }
     });
+}
+
+/// The sum over a row of what each part of it adds up to.
+fn by_parts(row: &[f32], sum: impl Fn(&[f32]) -> f64) -> f64 {
+    let parts = row.chunks(PART).inspect(|part| spend(part.len() as u64));
+    parts.map(sum).sum()
 }
 
 /// Sums that are kept apart, so that the loop becomes vectors.

@@ -3,6 +3,7 @@
 use crate::parallel;
 use crate::parts::Parts;
 use crate::simd::multiversion;
+use crate::stop::spend;
 
 /// Columns of an image that are held at once; a power of 2.
 const SPAN: usize = 2048;
@@ -56,6 +57,7 @@ pub fn resize_nearest2d(sizes: &Resize2d, exact: bool, x: &[f32], out: &mut [f32
         let mut before = None;
         for i in 0..oh {
             let row = nearest(i, h, oh, exact);
+            spend(ow as u64 / 2);
             let (done, rest) = out.split_at_mut(i * ow);
             let to = &mut rest[..ow];
             if before == Some(row) {
@@ -127,6 +129,7 @@ pub fn resize_bilinear2d(sizes: &Resize2d, align_corners: bool, x: &[f32], out: 
         let mut held = [0.0_f32; SPAN];
         for (i, out) in out.chunks_exact_mut(ow).enumerate() {
             let row = Between::new(i, h, oh, align_corners);
+            spend((ow + w.min(2 * ow)) as u64 / 2);
             let upper = &image[row.first as usize * w..][..w];
             let lower = &image[(row.first + row.step) as usize * w..][..w];
             for (out, columns) in out.chunks_mut(together).zip(columns.chunks(together)) {

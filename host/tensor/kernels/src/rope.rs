@@ -2,6 +2,7 @@
 
 use crate::parallel;
 use crate::parts::Parts;
+use crate::stop::spend;
 
 /// Which elements of a vector are turned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub fn rope(x: &[f32], heads: usize, width: usize, cos: &[f32], sin: &[f32], n: 
             .chunks_exact(width)
             .zip(out.chunks_exact_mut(width))
         {
+            spend(width as u64 / 2);
             match pairs {
                 Pairs::Halves => {
                     for i in 0..n {

@@ -1,6 +1,7 @@
 //! Sums and products up to each element of a dimension.
 
 use crate::groups::groups;
+use crate::stop::spend;
 
 /// An element that can be added up.
 pub trait Scan: Copy + Send + Sync {
@@ -62,6 +63,9 @@ integers!(u8 u32 i64);
 /// Columns that are added up at once.
 const COLUMNS: usize = 64;
 
+/// Elements of a long sum between two looks whether to stop.
+const PART: usize = 4096;
+
 /// Sums (or products) up to each element of x `[outer, len, inner]` along `len`, into `out` of that shape. Integers wrap around.
 ///
 /// # Panics
@@ -96,9 +100,12 @@ fn scan<T: Scan>(
             let from = &x[(first + i) * unit..][..unit];
             if inner == 1 {
                 let mut sum = start;
-                for (to, x) in to.iter_mut().zip(from) {
-                    sum = join(sum, *x);
-                    *to = T::of(sum);
+                for (to, from) in to.chunks_mut(PART).zip(from.chunks(PART)) {
+                    spend(2 * from.len() as u64);
+                    for (to, x) in to.iter_mut().zip(from) {
+                        sum = join(sum, *x);
+                        *to = T::of(sum);
+                    }
                 }
                 continue;
             }
@@ -106,6 +113,7 @@ fn scan<T: Scan>(
                 let width = COLUMNS.min(inner - column);
                 let mut sums = [start; COLUMNS];
                 for row in 0..len {
+                    spend(width as u64);
                     let at = row * inner + column;
                     let pairs = to[at..at + width].iter_mut().zip(&from[at..at + width]);
                     for ((to, x), sum) in pairs.zip(&mut sums) {

@@ -1,6 +1,10 @@
 //! Elements picked, and put back, by indices along a dimension.
 
 use crate::groups::groups;
+use crate::stop::spend;
+
+/// Elements of a long row that are gone through between two looks whether to stop.
+const PART: usize = 4096;
 
 /// How indices of one shape pick from an x of another: they agree in rank, and in no dimension but `dim` the ids reach further.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +55,12 @@ impl Places<'_> {
             step *= self.x[axis];
         }
         let across = usize::from(self.dim != last);
-        for (i, id) in ids.iter().enumerate() {
-            f(i, base + i * across + *id as usize * along);
+        for (part, ids) in ids.chunks(PART).enumerate() {
+            spend(2 * ids.len() as u64);
+            for (i, id) in ids.iter().enumerate() {
+                let i = part * PART + i;
+                f(i, base + i * across + *id as usize * along);
+            }
         }
     }
 }
@@ -109,6 +117,7 @@ pub fn index_add<T: Copy>(
     );
     for block in 0..outer {
         for (i, id) in ids.iter().enumerate() {
+            spend(inner as u64 + 1);
             let to = &mut x[(block * len + *id as usize) * inner..][..inner];
             let from = &src[(block * ids.len() + i) * inner..][..inner];
             to.iter_mut().zip(from).for_each(|(to, from)| put(to, *from));
@@ -168,9 +177,13 @@ pub fn rearrange<T: Copy + Send + Sync>(
             }
             let from = &x[base..][..x_shape[last] * block];
             if block == 1 {
-                to.iter_mut().zip(map).for_each(|(to, at)| *to = from[*at as usize]);
+                for (to, map) in to.chunks_mut(PART).zip(map.chunks(PART)) {
+                    spend(map.len() as u64);
+                    to.iter_mut().zip(map).for_each(|(to, at)| *to = from[*at as usize]);
+                }
             } else {
                 for (to, at) in to.chunks_exact_mut(block).zip(map) {
+                    spend(block as u64 / 2);
                     to.copy_from_slice(&from[*at as usize * block..][..block]);
                 }
             }

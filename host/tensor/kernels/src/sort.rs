@@ -3,6 +3,10 @@
 use half::{bf16, f16};
 
 use crate::groups::groups;
+use crate::stop::spend;
+
+/// Elements between two looks whether to stop.
+const PART: usize = 4096;
 
 /// An element that has a place in an order, together with its index.
 pub trait Rank: Copy + Send + Sync {
@@ -112,7 +116,7 @@ pub fn argsort<T: Rank>(x: &[T], [outer, len, inner]: [usize; 3], descending: bo
             for (at, (to, x)) in lane.iter_mut().zip(from).enumerate() {
                 *to = x.pack(descending, at as u32);
             }
-            lane.sort_unstable();
+            sort(lane);
         }
     });
     unpack::<T>(&lanes, [outer, len, inner], out);
@@ -155,6 +159,9 @@ pub(crate) fn first<T: Rank>(
     // What comes after it is not among the first.
     let mut last: Option<T::Packed> = None;
     for (at, element) in elements.enumerate() {
+        if at % PART == 0 {
+            spend(PART as u64);
+        }
         let packed = element.pack(descending, at as u32);
         if last.is_some_and(|last| packed > last) {
             continue;
@@ -173,7 +180,20 @@ pub(crate) fn first<T: Rank>(
         kept.select_nth_unstable(k - 1);
         kept.truncate(k);
     }
-    kept.sort_unstable();
+    sort(kept);
+}
+
+/// Sorts, and looks now and then whether to stop if that takes long. A comparison that looks costs a third more.
+fn sort<T: Ord>(lane: &mut [T]) {
+    if lane.len() < 16 * PART {
+        spend(sorting(lane.len(), lane.len()));
+        lane.sort_unstable();
+    } else {
+        lane.sort_unstable_by(|a, b| {
+            spend(2);
+            a.cmp(b)
+        });
+    }
 }
 
 /// The indices of the first `k` elements of x `[outer, len, inner]` along `len`, in their order, into `out` `[outer, k, inner]`.

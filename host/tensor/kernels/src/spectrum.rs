@@ -4,6 +4,7 @@ use crate::fft::{Complex, LANES, RealFft};
 use crate::gemm::Shared;
 use crate::groups::{WORKERS, groups};
 use crate::parallel;
+use crate::stop::spend;
 
 /// How a signal is cut into frames.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +85,7 @@ pub fn stft(x: &[f32], batch: usize, window: &[f32], cut: &Cut, out: &mut [f32])
         for task in (worker..tasks).step_by(workers) {
             let (n, first) = (task / blocks, task % blocks * LANES);
             let count = LANES.min(frames - first);
+            spend(4 * n_fft as u64 * LANES as u64);
             let x = &x[n * len..][..len];
             for lane in 0..LANES {
                 // The lanes past the last frame repeat it.
@@ -162,6 +164,7 @@ pub fn istft(x: &[f32], batch: usize, window: &[f32], cut: &Cut, out: &mut [f32]
     let mut squares = vec![0.0_f32; len];
     for frame in 0..frames {
         let (skipped, at) = part(frame);
+        spend((n_fft - skipped) as u64);
         squares[at..]
             .iter_mut()
             .zip(&window[skipped..])
@@ -185,6 +188,7 @@ pub fn istft(x: &[f32], batch: usize, window: &[f32], cut: &Cut, out: &mut [f32]
             let x = &x[(first + i) * bins * frames * 2..][..bins * frames * 2];
             for frame in (0..frames).step_by(LANES) {
                 let count = LANES.min(frames - frame);
+                spend(4 * n_fft as u64 * LANES as u64);
                 let bin = |k: usize| {
                     let mut value = Complex::default();
                     for (lane, pair) in x[(k * frames + frame) * 2..][..count * 2].chunks_exact(2).enumerate() {

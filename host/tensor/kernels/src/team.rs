@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use crate::stop::{self, Raised};
+
 /// Work below this is not worth a second thread.
 const WORTH_SHARING: Duration = Duration::from_micros(12);
 
@@ -48,6 +50,9 @@ struct Shared {
 struct Job {
     task: *const Task<'static>,
     tasks: usize,
+    /// What a task takes, about.
+    each: u64,
+    signal: Option<Raised>,
 }
 
 // SAFETY: `job` is written only by who has the turn, while no job is open and `active` is 0; members read it only between adding
@@ -82,16 +87,17 @@ pub fn team() -> &'static Team {
 }
 
 /// Runs `task(i)` for each `i` below `tasks`, on the process's team if it is free and the work, which takes about `nanoseconds` on
-/// one thread, is worth it.
+/// one thread, is worth it. Between tasks it looks whether to [stop].
 ///
 /// # Panics
 /// If a task does.
 pub fn parallel(tasks: usize, nanoseconds: u64, task: impl Fn(usize) + Sync) {
+    let each = nanoseconds / tasks.max(1) as u64;
     if tasks <= 1 || nanoseconds < WORTH_SHARING.as_nanos() as u64 || IN_TASK.get() {
-        (0..tasks).for_each(task);
+        stop::counted(0..tasks, each).for_each(task);
         return;
     }
-    team().run(tasks, &task);
+    team().run(tasks, each, &task);
 }
 
 /// Keeps the team for a call, if it is free, so that its jobs start fast.
@@ -160,23 +166,29 @@ impl Team {
         work()
     }
 
-    fn run(&self, tasks: usize, task: &Task<'_>) {
+    /// Tasks of so many nanoseconds each.
+    fn run(&self, tasks: usize, each: u64, task: &Task<'_>) {
         if HAS_TURN.get() {
-            return self.share(tasks, task);
+            return self.share(tasks, each, task);
         }
         match (self.members.is_empty(), self.take_turn()) {
-            (false, Some(_turn)) => self.share(tasks, task),
-            _ => (0..tasks).for_each(task),
+            (false, Some(_turn)) => self.share(tasks, each, task),
+            _ => stop::counted(0..tasks, each).for_each(task),
         }
     }
 
     /// Works on a job together with the members. The caller has the turn.
-    fn share(&self, tasks: usize, task: &Task<'_>) {
+    fn share(&self, tasks: usize, each: u64, task: &Task<'_>) {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. The pointer is used by members counted in `active` while the job is open; this
         // function closes the job and waits until there are none before it returns.
         let task: *const Task<'static> = unsafe { std::mem::transmute(std::ptr::from_ref(task)) };
-        let job = Job { task, tasks };
+        let job = Job {
+            task,
+            tasks,
+            each,
+            signal: stop::current(),
+        };
         // SAFETY: this thread has the turn, no job is open and no member is active: the previous job ended so.
         unsafe { *shared.job.get() = Some(job) };
         shared.next.store(0, Ordering::Relaxed);
@@ -208,16 +220,19 @@ impl Shared {
     /// Takes tasks until there are none.
     fn work(&self, job: Job) {
         let outer = IN_TASK.replace(true);
-        let result = catch_unwind(AssertUnwindSafe(|| {
+        let tasks = || {
             loop {
                 let at = self.next.fetch_add(1, Ordering::Relaxed);
                 if at >= job.tasks {
                     break;
                 }
+                stop::spend(job.each);
                 // SAFETY: the job is open or this member is counted as active, so its owner waits in `Team::share`.
                 unsafe { (*job.task)(at) };
             }
-        }));
+        };
+        // SAFETY: as long as the owner waits, its signal is there.
+        let result = catch_unwind(AssertUnwindSafe(|| unsafe { stop::under_raised(job.signal, tasks) }));
         IN_TASK.set(outer);
         if let Err(panic) = result {
             // The tasks that are left are not worth doing.
@@ -291,7 +306,7 @@ mod tests {
                     for round in 0..300 {
                         let done: Vec<_> = (0..round % 50).map(|_| AtomicUsize::new(0)).collect();
                         let job = || {
-                            team.run(done.len(), &|i| {
+                            team.run(done.len(), 0, &|i| {
                                 done[i].fetch_add(1, Ordering::Relaxed);
                             });
                         };
@@ -311,10 +326,10 @@ mod tests {
     fn a_task_that_panics_ends_its_call_alone() {
         let team = Team::new(3);
         for _ in 0..20 {
-            let failed = catch_unwind(AssertUnwindSafe(|| team.run(10, &|i| assert!(i != 7, "seven"))));
+            let failed = catch_unwind(AssertUnwindSafe(|| team.run(10, 0, &|i| assert!(i != 7, "seven"))));
             assert!(failed.is_err());
             let sum = AtomicUsize::new(0);
-            team.run(10, &|i| {
+            team.run(10, 0, &|i| {
                 sum.fetch_add(i, Ordering::Relaxed);
             });
             assert_eq!(sum.into_inner(), 45);
@@ -327,7 +342,7 @@ mod tests {
         for pause in [0, 5] {
             thread::sleep(Duration::from_millis(pause));
             let sum = AtomicUsize::new(0);
-            team.run(10_000, &|i| {
+            team.run(10_000, 0, &|i| {
                 sum.fetch_add(i, Ordering::Relaxed);
             });
             assert_eq!(sum.into_inner(), 10_000 * 9_999 / 2);

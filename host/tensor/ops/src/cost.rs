@@ -4,6 +4,7 @@
 mod sequence;
 mod vision;
 
+use crate::PIECE;
 use crate::attrs::{attr_axis, normalise};
 use crate::dtype::DType;
 use crate::table::{Op, OpSpec};
@@ -87,6 +88,16 @@ impl OpSpec {
     /// What the op costs for these inputs, whose output type is known.
     #[inline]
     pub fn cost(&self, inputs: &[Operand<'_>], attrs: &[Attr], output: &Type<u32>) -> Cost {
+        let mut cost = self.whole(inputs, attrs, output);
+        // What is large is computed piece by piece, and each piece is there twice until it is in its place.
+        let large = |ty: &Type<u32>| ty.elements() > 2 * PIECE as u64;
+        if !cost.shares && (large(output) || inputs.iter().any(|input| large(input.ty))) {
+            cost.temporary_bytes = cost.temporary_bytes.saturating_add(4 * PIECE as u64 * 8);
+        }
+        cost
+    }
+
+    fn whole(&self, inputs: &[Operand<'_>], attrs: &[Attr], output: &Type<u32>) -> Cost {
         let shares = self.shares(inputs, output);
         let output_bytes = match self.op {
             _ if shares => 0,

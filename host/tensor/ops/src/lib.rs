@@ -30,6 +30,9 @@ pub const MAX_RANK: usize = 8;
 /// The most elements of a tensor: kernels index with 32 bits.
 pub const MAX_ELEMENTS: u64 = (1 << 31) - 1;
 
+/// Elements that a CPU computes at once of a large tensor, where it cannot be stopped in between.
+pub const PIECE: usize = 256 << 10;
+
 /// The most nodes of a program.
 pub const MAX_NODES: usize = 65_536;
 

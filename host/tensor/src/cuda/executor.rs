@@ -12,8 +12,8 @@ use maquette_ops::Error;
 
 use super::open::{Pace, open};
 use super::slot::{Remote, Slot, Value};
+use crate::control::Control;
 use crate::device::Device;
-use crate::scope::Control;
 use crate::tensor::{Owner, said};
 
 /// Jobs that may wait: a lane that is so far ahead waits for the device.

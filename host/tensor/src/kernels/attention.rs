@@ -6,7 +6,7 @@ use maquette_kernels::kv::Page;
 use maquette_kernels::rope::{Pairs, angles, frequencies, rope};
 use maquette_ops::{Attr, Error, OpSpec, attr_flag, attr_float, attr_int};
 
-use super::{Kernel, Result, widened};
+use super::{Kernel, Result, pieces, widened};
 use crate::tensor::dims;
 
 /// What `attention/1` and `cached_attention/1` take beside tensors.
@@ -37,7 +37,7 @@ pub(super) fn with_rows<R>(x: &Tensor, f: impl FnOnce(Rows<'_>) -> R) -> Result<
     let x = if x.stride()[3] == 1 || x.dims()[3] <= 1 {
         x
     } else {
-        x.contiguous()?
+        pieces::contiguous(&x)?
     };
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(CpuStorage::F32(all)) = &*storage else {
@@ -154,7 +154,7 @@ impl Kernel<'_> {
         let n = frequencies.len();
         let (cos, sin) = angles(positions.iter().map(|position| *position as f64), &frequencies);
         debug_assert!(positions.len() == time || positions.len().is_multiple_of(time.max(1)));
-        let wide = widened(x)?.contiguous()?;
+        let wide = pieces::contiguous(&widened(x)?)?;
         let input = super::dense::elements(&wide).ok_or_else(|| Error::internal("vectors that are not f32"))?;
         let mut out = self.buffers.take(input.len());
         rope(&input, heads, width, &cos, &sin, n, pairs, &mut out);
@@ -164,6 +164,6 @@ impl Kernel<'_> {
     /// A tensor of the output's shape and dtype.
     fn narrowed(&self, elements: Vec<f32>) -> Result<Tensor> {
         let tensor = Tensor::from_vec(elements, dims(&self.out.shape), &Device::Cpu)?;
-        Ok(tensor.to_dtype(crate::tensor::candle_dtype(self.out.dtype))?)
+        pieces::cast(&tensor, crate::tensor::candle_dtype(self.out.dtype))
     }
 }

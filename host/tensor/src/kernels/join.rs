@@ -2,7 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::Result;
+use smallvec::SmallVec;
+
+use super::{Result, pieces};
 
 /// Tensors one after the other along an axis. A single one is returned as it is.
 pub(super) fn cat(parts: &[&Tensor], axis: usize) -> Result<Tensor> {
@@ -10,16 +12,27 @@ pub(super) fn cat(parts: &[&Tensor], axis: usize) -> Result<Tensor> {
         return Ok((*only).clone());
     }
     // An empty part adds nothing, and candle's copy of it would be refused.
-    let mut filled = Vec::with_capacity(parts.len());
-    for part in parts {
-        if part.elem_count() > 0 {
-            // Made dense first: what candle makes of other layouts is not.
-            filled.push(part.contiguous()?);
-        }
-    }
+    let filled: SmallVec<[&Tensor; 8]> = parts.iter().copied().filter(|part| part.elem_count() > 0).collect();
     match filled.as_slice() {
-        [only] => Ok(only.force_contiguous()?),
-        _ => Ok(Tensor::cat(&filled, axis)?),
+        [only] => pieces::copied(only),
+        _ if filled.iter().any(|part| pieces::is_large(part.elem_count())) => {
+            let mut shape = filled[0].dims().to_vec();
+            shape[axis] = filled.iter().map(|part| part.dims()[axis]).sum();
+            let (whole, mut at) = (pieces::empty(&shape, filled[0].dtype())?, 0);
+            for part in filled {
+                pieces::put(&whole, part, axis, at)?;
+                at += part.dims()[axis];
+            }
+            Ok(whole)
+        }
+        _ => {
+            // Made dense first: what candle makes of other layouts is not.
+            let dense: Vec<Tensor> = filled
+                .iter()
+                .map(|part| part.contiguous())
+                .collect::<candle_core::Result<_>>()?;
+            Ok(Tensor::cat(&dense, axis)?)
+        }
     }
 }
 

@@ -1,14 +1,21 @@
 //! Matrix products on candle's gemm, which takes dense and transposed operands as they are and nothing else.
 
-use candle_core::{CpuStorage, DType as Candle, InplaceOp2, Layout, Tensor};
+use candle_core::{CpuStorage, D, DType as Candle, InplaceOp2, Layout, Tensor};
+use maquette_kernels::stop;
 use maquette_ops::{Error, Form};
 use rayon::prelude::*;
 use smallvec::SmallVec;
 
-use super::{Result, widened};
+use super::{Result, pieces, widened};
 
 /// Elements that one thread takes at once; fewer are not worth a second thread.
 const CHUNK: usize = 16 << 10;
+
+/// Multiply-adds of a piece of a large product: a few milliseconds of candle's, which cannot be left before its end.
+const PIECE: u64 = 1 << 27;
+
+/// Rows, and columns, of a piece at least.
+const SIDE: usize = 32;
 
 /// The most dimensions that candle multiplies: it tells the strides of two before the matrices at most.
 const MAX_RANK: usize = 4;
@@ -16,9 +23,61 @@ const MAX_RANK: usize = 4;
 /// The product of the last two dimensions, the others broadcast. The elements are the product's, under
 /// a shape that may differ.
 pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (rank, depth) = (a.rank().max(b.rank()), a.dim(D::Minus1)?);
+    let dim = |x: &Tensor, at: usize| (at + x.rank()).checked_sub(rank).map_or(1, |at| x.dims()[at]);
+    let mut shape: SmallVec<[usize; 8]> = (0..rank).map(|at| dim(a, at).max(dim(b, at))).collect();
+    shape[rank - 2] = dim(a, rank - 2);
+    shape[rank - 1] = dim(b, rank - 1);
+    let work = shape
+        .iter()
+        .fold(depth as u64, |work, dim| work.saturating_mul(*dim as u64));
+    if work <= PIECE {
+        return whole(a, b);
+    }
+    let to = pieces::empty(&shape, a.dtype())?;
+    in_pieces(&to, a, b, work)?;
+    Ok(to)
+}
+
+/// Writes a large product into a dense tensor: matrices one by one, rows, then columns.
+fn in_pieces(to: &Tensor, a: &Tensor, b: &Tensor, work: u64) -> Result<()> {
+    stop::look();
+    let rank = to.rank();
+    let (rows, columns) = (rank - 2, rank - 1);
+    let least = |axis: usize| if axis >= rows { SIDE } else { 1 };
+    let axis = (0..rank).find(|axis| work > PIECE && to.dims()[*axis] > least(*axis));
+    let Some(axis) = axis else {
+        return Ok(to.slice_set(&whole(a, b)?.reshape(to.dims())?.contiguous()?, 0, 0)?);
+    };
+    let len = to.dims()[axis];
+    let step = (u128::from(PIECE) * len as u128 / u128::from(work)).clamp(least(axis) as u128, len as u128) as usize;
+    let cut = |x: &Tensor, from: usize, size: usize| -> Result<Tensor> {
+        let own = (axis + x.rank()).checked_sub(rank).filter(|own| x.dims()[*own] == len);
+        Ok(own.map_or_else(|| Ok(x.clone()), |own| x.narrow(own, from, size))?)
+    };
+    for from in (0..len).step_by(step) {
+        let size = step.min(len - from);
+        let work = (u128::from(work) * size as u128 / len as u128) as u64;
+        if axis == columns {
+            // Not dense in the target, and with these few rows small.
+            stop::look();
+            let piece = whole(a, &b.narrow(b.rank() - 1, from, size)?)?;
+            let mut shape = to.dims().to_vec();
+            shape[columns] = size;
+            to.slice_set(&piece.reshape(shape)?.contiguous()?, columns, from)?;
+        } else {
+            let a = cut(a, from, size)?;
+            let b = if axis == rows { b.clone() } else { cut(b, from, size)? };
+            in_pieces(&to.narrow(axis, from, size)?, &a, &b, work)?;
+        }
+    }
+    Ok(())
+}
+
+fn whole(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dtype() == Candle::BF16 {
         // There is no bf16 kernel, and candle would widen all the memory under a view.
-        return Ok(product(&widened(a)?, &widened(b)?)?.to_dtype(Candle::BF16)?);
+        return pieces::cast(&product(&widened(a)?, &widened(b)?)?, Candle::BF16);
     }
     let batch = |x: &Tensor| -> SmallVec<[usize; 8]> { x.dims()[..x.rank() - 2].iter().copied().collect() };
     if a.rank() == b.rank() && batch(a) == batch(b) {
@@ -37,7 +96,7 @@ pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let (a, b) = alike(a, b)?;
         return Ok(stacked(&a)?.matmul(&stacked(&b)?)?);
     }
-    Ok(a.contiguous()?.broadcast_matmul(&b.contiguous()?)?)
+    Ok(pieces::contiguous(a)?.broadcast_matmul(&pieces::contiguous(b)?)?)
 }
 
 /// Many matrices in one dimension, if there are more dimensions than the kernel takes. The operand must be dense or transposed.
@@ -64,7 +123,7 @@ fn alike(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
     let wide = |x: &Tensor| -> Result<Tensor> {
         let mut shape = batch.clone();
         shape.extend_from_slice(&x.dims()[x.rank() - 2..]);
-        Ok(x.broadcast_as(shape.as_slice())?.contiguous()?)
+        pieces::contiguous(&x.broadcast_as(shape.as_slice())?)
     };
     Ok((wide(a)?, wide(b)?))
 }
@@ -72,12 +131,12 @@ fn alike(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
 /// `x * weight^T + bias`, as a matrix `[rows, out]`.
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     if x.dtype() == Candle::BF16 {
-        let product = linear(&widened(x)?, &widened(weight)?, None)?.to_dtype(Candle::BF16)?;
+        let product = pieces::cast(&linear(&widened(x)?, &widened(weight)?, None)?, Candle::BF16)?;
         return Ok(bias.map_or_else(|| Ok(product.clone()), |bias| product.broadcast_add(bias))?);
     }
     let width = weight.dims()[1];
     let rows = x.elem_count() / width;
-    let product = x.reshape((rows, width))?.matmul(&ready(&weight.t()?)?)?;
+    let product = product(&pieces::contiguous(x)?.reshape((rows, width))?, &weight.t()?)?;
     let Some(bias) = bias else { return Ok(product) };
     if product.dtype() != Candle::F32 {
         return Ok(product.broadcast_add(bias)?);
@@ -91,7 +150,7 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
 fn ready(x: &Tensor) -> Result<Tensor> {
     let shape: SmallVec<[u32; 8]> = x.dims().iter().map(|dim| *dim as u32).collect();
     match Form::of(&shape, x.stride()) {
-        Form::Strided => Ok(x.contiguous()?),
+        Form::Strided => pieces::contiguous(x),
         _ => Ok(x.clone()),
     }
 }

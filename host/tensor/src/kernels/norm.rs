@@ -5,12 +5,12 @@ use maquette_kernels::norm;
 use maquette_ops::Error;
 
 use super::dense::elements;
-use super::{Kernel, Result, widened};
+use super::{Kernel, Result, pieces, widened};
 
 /// Half floats widened for an op that adds up many of them.
 pub(super) fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     match x.dtype() {
-        Candle::F16 | Candle::BF16 => Ok(op(&x.to_dtype(Candle::F32)?)?.to_dtype(x.dtype())?),
+        Candle::F16 | Candle::BF16 => pieces::cast(&op(&pieces::cast(x, Candle::F32)?)?, x.dtype()),
         _ => op(x),
     }
 }
@@ -23,7 +23,7 @@ impl Kernel<'_> {
     /// The elements of `x`, dense and f32, through a function into a tensor of the same shape.
     fn rows(&self, x: &Tensor, function: impl FnOnce(&[f32], &mut [f32])) -> Result<Tensor> {
         in_f32(x, |x| {
-            let x = x.contiguous()?;
+            let x = pieces::contiguous(x)?;
             let input = elements(&x).ok_or_else(|| Error::internal("rows that are not f32"))?;
             let mut out = self.buffers.take(input.len());
             function(&input, &mut out);

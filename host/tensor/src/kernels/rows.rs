@@ -1,9 +1,13 @@
 //! Looking rows up by ids, which are checked before anything is read with them.
 
 use candle_core::{CpuStorage, Device, Storage, StridedBlocks, Tensor, WithDType};
+use maquette_kernels::stop;
 use maquette_ops::Error;
 
 use super::Result;
+
+/// Ids between two looks whether to stop.
+const PART: usize = 4096;
 
 /// Calls a function with the place and value of each id, in row-major order.
 fn each(ids: &Tensor, mut f: impl FnMut(usize, i64) -> Result<(), Error>) -> Result<(), Error> {
@@ -15,9 +19,12 @@ fn each(ids: &Tensor, mut f: impl FnMut(usize, i64) -> Result<(), Error>) -> Res
     ) -> Result<(), Error> {
         let mut place = 0;
         let mut block = |start: usize, len: usize| {
-            values[start..start + len].iter().try_for_each(|id| {
-                place += 1;
-                f(place - 1, wide(*id))
+            values[start..start + len].chunks(PART).try_for_each(|ids| {
+                stop::spend(2 * ids.len() as u64);
+                ids.iter().try_for_each(|id| {
+                    place += 1;
+                    f(place - 1, wide(*id))
+                })
             })
         };
         match ids.strided_blocks() {
@@ -69,6 +76,7 @@ pub(super) fn embedding(table: &Tensor, ids: &Tensor, shape: &[usize]) -> Result
         let (down, across, start) = (layout.stride()[0], layout.stride()[1], layout.start_offset());
         let mut out: Vec<T> = Vec::with_capacity(ids.elem_count() * width);
         each_row(ids, rows, |row| {
+            stop::spend(width as u64 / if across == 1 { 4 } else { 1 });
             let row = start + row * down;
             if across == 1 {
                 out.extend_from_slice(&v[row..row + width]);

@@ -10,7 +10,7 @@ use maquette_kernels::{groups, resize1d};
 use maquette_ops::{DType, Error, Op, attr_int};
 
 use super::slices::{Dense, around, tensor, with_elements, with_integers};
-use super::{Kernel, Result, rows};
+use super::{Kernel, Result, pieces, rows};
 use crate::tensor::{candle_dtype, dims};
 
 /// The last word of a draw's counter: numbers of the same seed for anything else have another.
@@ -172,7 +172,7 @@ impl Kernel<'_> {
         Ok(if self.out.dtype == DType::F32 {
             sums
         } else {
-            sums.to_dtype(dtype)?
+            pieces::cast(&sums, dtype)?
         })
     }
 

@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, Device, Storage, StorageRef, Tensor, WithDType};
 use maquette_ops::{DType, Error};
 
-use super::{Kernel, Result, widened};
+use super::{Kernel, Result, pieces, widened};
 use crate::tensor::{candle_dtype, dims};
 
 /// A tensor in row-major order.
@@ -12,12 +12,12 @@ pub(super) struct Dense(Tensor);
 impl Dense {
     /// The elements as they are; copied if they lie otherwise.
     pub(super) fn of(x: &Tensor) -> Result<Self> {
-        Ok(Self(x.contiguous()?))
+        Ok(Self(pieces::contiguous(x)?))
     }
 
     /// Half floats widened to f32.
     pub(super) fn wide(x: &Tensor) -> Result<Self> {
-        Ok(Self(widened(x)?.contiguous()?))
+        Ok(Self(pieces::contiguous(&widened(x)?)?))
     }
 
     pub(super) fn read(&self) -> Read<'_> {
@@ -105,7 +105,7 @@ impl Kernel<'_> {
         }
         let mut out = vec![0.0_f32; len];
         fill(&mut out)?;
-        Ok(tensor(out, &shape)?.to_dtype(candle_dtype(self.out.dtype))?)
+        pieces::cast(&tensor(out, &shape)?, candle_dtype(self.out.dtype))
     }
 }
 

@@ -12,7 +12,7 @@ use maquette_ops::{Error, Op, attr_flag, attr_int, attr_padding, attr_pair};
 use smallvec::SmallVec;
 
 use super::dense::elements;
-use super::{Kernel, Result, widened};
+use super::{Kernel, Result, pieces, widened};
 use crate::tensor::{candle_dtype, dims};
 
 /// Four dimensions.
@@ -36,7 +36,7 @@ impl Kernel<'_> {
         if matches!(op, Op::PixelShuffle | Op::PixelUnshuffle) {
             return self.shuffle(op);
         }
-        let dense = self.inputs.iter().map(|input| Ok(widened(input)?.contiguous()?));
+        let dense = self.inputs.iter().map(|input| pieces::contiguous(&widened(input)?));
         let dense: SmallVec<[Tensor; 5]> = dense.collect::<Result<_>>()?;
         let elements = dense
             .iter()
@@ -51,7 +51,7 @@ impl Kernel<'_> {
     /// A tensor of the output's shape and dtype.
     fn typed(&self, elements: Vec<f32>) -> Result<Tensor> {
         let tensor = Tensor::from_vec(elements, dims(&self.out.shape), &Device::Cpu)?;
-        Ok(tensor.to_dtype(candle_dtype(self.out.dtype))?)
+        pieces::cast(&tensor, candle_dtype(self.out.dtype))
     }
 
     fn images(&self, op: Op, inputs: &[&[f32]], out: &mut [f32]) -> Result<()> {
@@ -164,7 +164,7 @@ impl Kernel<'_> {
             }
             Ok(Tensor::from_vec(out, to, &Device::Cpu)?)
         }
-        let x = self.input(0)?.contiguous()?;
+        let x = pieces::contiguous(self.input(0)?)?;
         let (storage, _) = x.storage_and_layout();
         match &*storage {
             Storage::Cpu(CpuStorage::F32(v)) => typed(v, &x, self, op),

@@ -10,9 +10,10 @@ use smallvec::SmallVec;
 use super::plan::{Plan, Planned};
 use super::{Place, Program, Step};
 use crate::budget::Charge;
+use crate::control::Control;
 use crate::cuda::{self, Executor, Remote, Slot, Turn, Value};
 use crate::kv_cache::{Growth, KvCache};
-use crate::scope::{Control, Scope, guard};
+use crate::scope::{Scope, guard};
 use crate::tensor::{Elements, Owner, Tensor, row_major, said, stored_elements};
 
 /// A run on its way to the device.
