@@ -98,13 +98,37 @@ mod tests {
             ("an idle server", none, none, false, Some(Foreground)),
             ("a free lane", counts(1, 3), none, false, Some(Foreground)),
             ("no lane is free", counts(2, 0), none, false, None),
-            ("one tenant may have every lane", counts(1, 0), counts(1, 0), false, Some(Foreground)),
+            (
+                "one tenant may have every lane",
+                counts(1, 0),
+                counts(1, 0),
+                false,
+                Some(Foreground),
+            ),
             ("but no more", counts(0, 2), counts(0, 2), false, None),
             ("background counts", counts(1, 1), counts(1, 1), false, None),
-            ("whoever is ahead goes beside those it has overtaken", counts(0, 1), none, true, Some(Background)),
+            (
+                "whoever is ahead goes beside those it has overtaken",
+                counts(0, 1),
+                none,
+                true,
+                Some(Background),
+            ),
             ("even when lanes are taken", counts(2, 1), none, true, Some(Background)),
-            ("or into a lane, when there is no room", counts(1, 8), none, true, Some(Foreground)),
-            ("a crowd keeps out who is there", counts(1, 4), counts(0, 1), false, None),
+            (
+                "or into a lane, when there is no room",
+                counts(1, 8),
+                none,
+                true,
+                Some(Foreground),
+            ),
+            (
+                "a crowd keeps out who is there",
+                counts(1, 4),
+                counts(0, 1),
+                false,
+                None,
+            ),
             ("and nobody else", counts(1, 4), none, false, Some(Foreground)),
         ];
         for (promise, running, own, ahead, expected) in table {
@@ -117,14 +141,26 @@ mod tests {
         let runner = |time, takes_us| Runner { time, takes_us };
         let table = [
             ("nobody runs", vec![], None),
-            ("a tenant that has had less keeps its place", vec![runner(99, 900)], None),
+            (
+                "a tenant that has had less keeps its place",
+                vec![runner(99, 900)],
+                None,
+            ),
             ("as does a call that is not much longer", vec![runner(900, 39)], None),
-            ("the longest gives way", vec![runner(900, 40), runner(900, 50), runner(90, 60)], Some(1)),
+            (
+                "the longest gives way",
+                vec![runner(900, 40), runner(900, 50), runner(90, 60)],
+                Some(1),
+            ),
         ];
         for (promise, runners, expected) in table {
             assert_eq!(gives_way(runners.into_iter(), 100, 10), expected, "{promise}");
         }
-        assert_eq!(gives_way([runner(9, 0)].into_iter(), 0, 0), None, "nothing is shorter than nothing");
+        assert_eq!(
+            gives_way([runner(9, 0)].into_iter(), 0, 0),
+            None,
+            "nothing is shorter than nothing"
+        );
     }
 
     proptest! {

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::process::Pid;
+
+/// The nice value of a thread that has stepped back: a 68th of the weight of one that has not.
+const LOWEST: i32 = 19;
 
 /// A thread that runs guests.
 #[derive(Clone, Debug)]
@@ -24,16 +28,21 @@ impl Standing {
         }
     }
 
-    /// From now on the thread has the processors only while nobody else wants them. There is no way back: raising a thread's
-    /// priority takes a privilege.
+    /// From now on the thread has little of the processors while others want them. There is no way back: raising a thread's priority
+    /// takes a privilege.
     pub(super) fn step_back(&self) {
-        let parameters = libc::sched_param { sched_priority: 0 };
-        // SAFETY: it reads `parameters`, which lives until it returns.
-        let status = unsafe { libc::sched_setscheduler(self.thread.as_raw_pid(), libc::SCHED_IDLE, &raw const parameters) };
-        if status != 0 {
-            // Where that is forbidden, the next best thing.
-            let _ = rustix::process::setpriority_process(Some(self.thread), 19);
+        // Not `SCHED_IDLE`: a thread that gets nothing at all on a busy machine also never gives back the locks that it holds.
+        if let Err(error) = rustix::process::setpriority_process(Some(self.thread), LOWEST) {
+            tracing::debug!("a lane's priority stays as it is: {error}");
         }
+    }
+
+    /// Processor time that the thread has had. A few microseconds: the kernel's file is read.
+    pub(super) fn processor_time(&self) -> Duration {
+        let path = format!("/proc/self/task/{}/schedstat", self.thread.as_raw_pid());
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let nanoseconds = text.split(' ').next().and_then(|first| first.parse().ok());
+        Duration::from_nanos(nanoseconds.unwrap_or(0))
     }
 
     /// Whether the kernels of its call leave the team to others.
