@@ -106,7 +106,8 @@ impl App {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             lanes => lanes,
         };
-        let sandboxes = Sandboxes::start(&config, &cache, lanes).map_err(StartError::Engine)?;
+        let threads = lanes + crate::lanes::background(lanes);
+        let sandboxes = Sandboxes::start(&config, &cache, threads).map_err(StartError::Engine)?;
         let bounds = Bounds {
             lanes,
             queue: config.queue_limit,
