@@ -26,6 +26,7 @@ mod predictions;
 mod prepare;
 mod problem;
 mod publish;
+mod quarantine;
 mod registry;
 mod run;
 pub mod schema;

@@ -109,7 +109,7 @@ pub(crate) async fn start(app: &Arc<App>, ask: Ask<'_>) -> Result<Running, Probl
         origin,
         events,
     } = ask;
-    let ready = app.shelf.ready(version).await?;
+    let ready = app.shelf.callable(version).await?;
     let owner = principal.owner();
     let size = body.len();
     let parsed = if size > LARGE_BODY {
@@ -181,13 +181,12 @@ fn submit(
         cancel: call.cancel.clone(),
     };
     let (done, outcome) = oneshot::channel();
-    let on_lane = Arc::clone(ready);
+    let (on_lane, caller, store) = (Arc::clone(ready), Arc::clone(owner), Arc::clone(&app.store));
     let job = Box::new(move |waited: Duration| {
         if call.cancel.is_cancelled() {
             return;
         }
-        let outcome = on_lane.guest.call(call);
-        on_lane.took(outcome.report.total_us);
+        let outcome = on_lane.call(&store, &caller, call);
         // Nobody listens if the caller left.
         let _ = done.send((outcome, waited));
     });

@@ -12,13 +12,14 @@ use maquette_package::version::VersionManifest;
 
 use crate::catalog::Version;
 use crate::config::Grant;
-use crate::engine::{ErrorKind, Guest, Prepared, Sandboxes, parts};
+use crate::engine::{Call, Code, ErrorKind, Failure, Guest, Outcome, Prepared, Sandboxes, parts};
 use crate::metrics::{Metrics, VersionMetrics};
 use crate::names::VersionId;
 use crate::prepare::Preparer;
-use crate::problem::Problem;
+use crate::problem::{Problem, quarantined};
+use crate::quarantine::{End, Health};
 use crate::schema::Schema;
-use crate::store::Store;
+use crate::store::{Store, now_ms};
 
 /// How long a version that could not be opened is not tried again.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -41,6 +42,10 @@ pub(crate) struct Ready {
     /// Its figures.
     pub(crate) metrics: VersionMetrics,
     cost_us: AtomicU64,
+    /// `owner/name`, and the version's id.
+    model: Arc<str>,
+    id: VersionId,
+    health: Arc<Health>,
 }
 
 impl Ready {
@@ -49,8 +54,43 @@ impl Ready {
         self.cost_us.load(Ordering::Relaxed)
     }
 
+    /// Serves a call of `caller` on this thread, and learns from how it ends. A version that was quarantined while the call waited is
+    /// not entered any more: the call fails with that reason.
+    pub(crate) fn call(&self, store: &Store, caller: &Arc<str>, call: Call) -> Outcome {
+        if let Some(why) = self.health.quarantine() {
+            return Outcome {
+                result: Err(Failure {
+                    code: Code::Internal,
+                    message: quarantined(&self.model, self.id, &why),
+                    detail: None,
+                    broke: false,
+                }),
+                report: Default::default(),
+            };
+        }
+        let outcome = self.guest.call(call);
+        self.took(outcome.report.total_us);
+        let end = match &outcome.result {
+            Ok(_) => End::Well,
+            Err(failure) if failure.broke => End::Fault(&failure.message),
+            Err(failure) if failure.code == Code::InvalidInput => End::Well,
+            Err(_) => End::Neither,
+        };
+        let owner = self.model.split('/').next().unwrap_or_default();
+        if let Some(why) = self.health.saw(owner, caller, now_ms(), end) {
+            tracing::warn!(
+                model = %self.model, version = %self.id, faults = why.faults, reason = why.reason, "a version is quarantined"
+            );
+            if let Err(e) = store.quarantine(self.model.to_string(), self.id, &why) {
+                tracing::error!(model = %self.model, version = %self.id, "a quarantine could not be written: {e}");
+            }
+            self.health.set(Some(why));
+        }
+        outcome
+    }
+
     /// Learns from a call that took this long.
-    pub(crate) fn took(&self, us: u64) {
+    fn took(&self, us: u64) {
         // A lost update between two lanes does no harm to a moving average.
         let old = self.cost_us();
         self.cost_us.store(
@@ -134,6 +174,17 @@ impl Shelf {
         }
     }
 
+    /// The version, opened if it is not, to be called.
+    pub(crate) async fn callable(&self, version: &Arc<Version>) -> Result<Arc<Ready>, Problem> {
+        if let Some(why) = version.health.quarantine() {
+            let problem = Problem::quarantined(&version.model, version.id, &why);
+            let figures = self.metrics.version(&version.model, &version.id.to_string());
+            self.metrics.refused(&figures, problem.code());
+            return Err(problem);
+        }
+        self.ready(version).await
+    }
+
     /// The version, opened if it is not.
     pub(crate) async fn ready(&self, version: &Arc<Version>) -> Result<Arc<Ready>, Problem> {
         version.slot.used.store(self.now(), Ordering::Relaxed);
@@ -185,6 +236,9 @@ impl Shelf {
             header: HeaderValue::try_from(&id).ok()?,
             metrics: self.metrics.version(&version.model, &id),
             cost_us: AtomicU64::new(FIRST_COST_US),
+            model: Arc::clone(&version.model),
+            id: version.id,
+            health: Arc::clone(&version.health),
             guest,
             input,
         });

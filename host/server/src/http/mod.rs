@@ -113,6 +113,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             get(models::openapi),
         )
         .route("/v1/models/{owner}/{name}/versions/{version}/run", post(run::version))
+        .route(
+            "/v1/models/{owner}/{name}/versions/{version}/release",
+            post(publish::release),
+        )
         .route("/v1/models/{owner}/{name}/aliases/{alias}", put(publish::alias))
         .route("/v1/models/{owner}/{name}/predictions", post(predictions::of_model))
         .route("/v1/predictions", get(predictions::list).post(predictions::create))

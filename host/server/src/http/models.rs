@@ -19,7 +19,7 @@ use crate::auth::{Principal, Scope};
 use crate::catalog::{Model, Snapshot, Version};
 use crate::engine::Prepared;
 use crate::names::VersionId;
-use crate::problem::Problem;
+use crate::problem::{Problem, shown};
 use crate::schema;
 
 /// Results on a page, at most and if nothing else is asked for.
@@ -196,6 +196,7 @@ fn version_object(model: &Model, version: &Version, prepared: Option<&Prepared>)
         "openapi_schema": schema::openapi(&model.name, &id, &input, &output),
         "version": &*version.number,
         "aliases": model.aliases_of(version.id),
+        "quarantine": version.health.quarantine().map(|why| shown(&why)),
     })
 }
 

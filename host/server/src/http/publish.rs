@@ -227,6 +227,33 @@ pub(crate) async fn version(
     Ok(response)
 }
 
+/// Lets a version that was quarantined be called again.
+pub(crate) async fn release(
+    State(app): State<Arc<App>>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let (principal, snapshot) = app.authorize(&headers, Scope::Publish)?;
+    let Path((owner, name, version)) = path.map_err(|_| Problem::not_found("this version"))?;
+    principal.require_publish(&owner)?;
+    let version = snapshot
+        .model(&format!("{owner}/{name}"))
+        .and_then(|model| model.resolve(Some(&version)))
+        .ok_or_else(|| Problem::not_found("this version"))?;
+    app.store
+        .unquarantine(version.model.to_string(), version.id)
+        .await
+        .map_err(Problem::internal)?;
+    let released = version.health.set(None);
+    if released {
+        tracing::info!(model = %version.model, version = %version.id, by = %principal.owner(), "a version is released");
+    }
+    Ok(reply(
+        StatusCode::OK,
+        &json!({"id": version.id, "model": *version.model, "released": released}),
+    ))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PointTo {

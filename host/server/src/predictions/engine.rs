@@ -79,7 +79,7 @@ pub(crate) async fn create(app: &Arc<App>, ask: Ask) -> Result<Accepted, Problem
     if app.stopping.load(Ordering::Relaxed) {
         return Err(Problem::stopping());
     }
-    let ready = app.shelf.ready(&ask.version).await?;
+    let ready = app.shelf.callable(&ask.version).await?;
     let owner = Arc::clone(ask.principal.owner());
     let mut input = Value::Object(ask.input);
     let mut kept_input = input.clone();

@@ -101,7 +101,7 @@ async fn again(app: &Arc<App>, live: &Arc<Live>, row: &Prediction) -> Result<(),
         true => Cannot::Now,
         false => Cannot::Ever(problem.detail().to_owned()),
     };
-    let ready = app.shelf.ready(version).await.map_err(told)?;
+    let ready = app.shelf.callable(version).await.map_err(told)?;
     let mut input: Value = serde_json::from_str(&row.input).map_err(|e| Cannot::Ever(e.to_string()))?;
     let size = row.input.len();
     let files = checked(app, &row.owner, &row.origin, &ready, &mut input, size)

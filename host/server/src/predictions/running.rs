@@ -113,18 +113,15 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
     };
     let (done, outcome) = oneshot::channel();
     let (on_lane, begins) = (Arc::clone(&ready), Arc::clone(live));
-    let store = (admission == Admission::Again).then(|| Arc::clone(&app.store));
+    let (again, store) = (admission == Admission::Again, Arc::clone(&app.store));
     let run: LaneJob = Box::new(move |waited: Duration| {
         if !begins.begin() {
             return;
         }
-        if let Some(store) = store
-            && !begin_again(&store, &begins)
-        {
+        if again && !begin_again(&store, &begins) {
             return;
         }
-        let outcome = on_lane.guest.call(call);
-        on_lane.took(outcome.report.total_us);
+        let outcome = on_lane.call(&store, &begins.key.0, call);
         let _ = done.send((outcome, waited));
     });
     let taken = match admission {

@@ -9,6 +9,7 @@ use super::{Store, StoreError, now_ms};
 use crate::auth::{Scope, Scopes, Token};
 use crate::catalog::{Snapshot, Version};
 use crate::names::VersionId;
+use crate::quarantine::{Health, Quarantine};
 use crate::shelf::Slot;
 
 /// A version that passed every step of publishing.
@@ -61,6 +62,7 @@ impl Store {
                     number: new.number.into(),
                     description: new.description.into(),
                     created_at: now,
+                    health: Arc::default(),
                     slot: Slot::default(),
                 };
                 model.add(version);
@@ -98,6 +100,20 @@ impl Store {
             Ok(Box::new(|_| {}))
         };
         self.writer.change(work).await
+    }
+
+    /// Notes why a model's version is not called any more. Blocks.
+    pub(crate) fn quarantine(&self, model: String, id: VersionId, why: &Quarantine) -> Result<(), StoreError> {
+        let json = serde_json::to_string(why).map_err(|e| StoreError::Damaged(e.to_string()))?;
+        let sql = "UPDATE versions SET quarantine = ?3 WHERE model = ?1 AND id = ?2";
+        self.write_blocking(move |c| c.execute(sql, params![model, id.0, json]).map(drop))
+    }
+
+    /// Notes that a model's version may be called again.
+    pub(crate) async fn unquarantine(&self, model: String, id: VersionId) -> Result<(), StoreError> {
+        let sql = "UPDATE versions SET quarantine = NULL WHERE model = ?1 AND id = ?2";
+        self.write(move |c| c.execute(sql, params![model, id.0]).map(drop))
+            .await
     }
 
     /// What is on disk about a version, if there is such a version.
@@ -178,16 +194,24 @@ pub(super) fn load(c: &Connection) -> Result<Snapshot, StoreError> {
     while let Some(row) = rows.next()? {
         snapshot.model_mut(&row.get::<_, String>(0)?, row.get(1)?);
     }
-    let mut query = c.prepare("SELECT model, id, number, created_at, description FROM versions ORDER BY sequence")?;
+    let mut query =
+        c.prepare("SELECT model, id, number, created_at, description, quarantine FROM versions ORDER BY sequence")?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
         let model = snapshot.model_mut(&row.get::<_, String>(0)?, 0);
+        let id = VersionId(row.get(1)?);
+        let quarantine: Option<String> = row.get(5)?;
+        let quarantine = quarantine
+            .map(|json| serde_json::from_str::<Quarantine>(&json))
+            .transpose();
+        let quarantine = quarantine.map_err(|e| StoreError::Damaged(format!("the quarantine of version {id}: {e}")))?;
         let version = Version {
-            id: VersionId(row.get(1)?),
+            id,
             model: model.name.clone(),
             number: row.get::<_, String>(2)?.into(),
             description: row.get::<_, String>(4)?.into(),
             created_at: row.get(3)?,
+            health: Arc::new(Health::new(quarantine)),
             slot: Slot::default(),
         };
         model.add(version);
