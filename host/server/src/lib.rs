@@ -14,6 +14,7 @@ mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gc;
+mod grant;
 mod http;
 mod ids;
 mod keyed;

@@ -11,8 +11,8 @@ use maquette_package::blobs::BlobStore;
 use maquette_package::version::VersionManifest;
 
 use crate::catalog::Version;
-use crate::config::Grant;
 use crate::engine::{Call, Code, ErrorKind, Failure, Guest, Outcome, Prepared, Sandboxes, parts};
+use crate::grant::Offer;
 use crate::metrics::{Metrics, VersionMetrics};
 use crate::names::VersionId;
 use crate::prepare::Preparer;
@@ -139,7 +139,7 @@ pub(crate) struct Shelf {
     sandboxes: Sandboxes,
     preparer: Arc<Preparer>,
     metrics: Arc<Metrics>,
-    grant: Grant,
+    offer: Offer,
     capacity: usize,
     idle: Duration,
     open: Mutex<Vec<Arc<Version>>>,
@@ -155,7 +155,7 @@ impl Shelf {
         sandboxes: Sandboxes,
         preparer: Arc<Preparer>,
         metrics: Arc<Metrics>,
-        grant: Grant,
+        offer: Offer,
         capacity: usize,
         idle: Duration,
     ) -> Self {
@@ -166,7 +166,7 @@ impl Shelf {
             sandboxes,
             preparer,
             metrics,
-            grant,
+            offer,
             capacity: capacity.max(1),
             idle,
             open,
@@ -288,7 +288,7 @@ impl Shelf {
         let manifest = VersionManifest::from_json(&stored.manifest).map_err(|e| format!("its manifest: {e}"))?;
         let prepared: Prepared =
             serde_json::from_str(&stored.prepared).map_err(|e| format!("its record of preparation: {e}"))?;
-        let parts = parts(&manifest, &self.blobs, &self.grant)?;
+        let parts = parts(&manifest, &self.blobs, &self.offer)?;
         let open = |prepared: Prepared| {
             let (sandboxes, parts) = (self.sandboxes.clone(), parts.clone());
             async move {

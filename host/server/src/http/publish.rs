@@ -177,6 +177,8 @@ pub(crate) struct NewVersion {
     manifest: serde_json::Value,
     id: Option<VersionId>,
     aliases: Option<Vec<String>>,
+    #[serde(default)]
+    accept_grants: bool,
 }
 
 impl NewVersion {
@@ -187,6 +189,7 @@ impl NewVersion {
             manifest: self.manifest,
             id: self.id,
             aliases: self.aliases,
+            accept_grants: self.accept_grants,
         }
     }
 }

@@ -17,7 +17,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::catalog::Catalog;
 use reader::Readers;
-pub(crate) use records::NewVersion;
+pub(crate) use records::{NewVersion, StoredVersion};
 use writer::Writer;
 
 /// The database's file name inside the data folder.

@@ -26,6 +26,8 @@ pub(crate) struct NewVersion {
     pub(crate) manifest: String,
     /// JSON of what the sandbox made of the component.
     pub(crate) prepared: String,
+    /// JSON of what it may use.
+    pub(crate) granted: String,
     /// The aliases that point at it from now on.
     pub(crate) aliases: Vec<String>,
 }
@@ -37,6 +39,8 @@ pub(crate) struct StoredVersion {
     pub(crate) manifest: String,
     /// JSON of what the sandbox made of the component.
     pub(crate) prepared: String,
+    /// JSON of what it was granted when it was published, if that was noted.
+    pub(crate) granted: Option<String>,
 }
 
 impl Store {
@@ -47,10 +51,10 @@ impl Store {
             c.prepare_cached("INSERT INTO models (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
                 .execute(params![new.model, now])?;
             c.prepare_cached(
-                "INSERT INTO versions (model, id, number, description, manifest, prepared, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (model, id) DO UPDATE SET prepared = excluded.prepared",
+                "INSERT INTO versions (model, id, number, description, manifest, prepared, created_at, granted)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (model, id) DO UPDATE SET prepared = excluded.prepared",
             )?
-            .execute(params![new.model, new.id.0, new.number, new.description, new.manifest, new.prepared, now])?;
+            .execute(params![new.model, new.id.0, new.number, new.description, new.manifest, new.prepared, now, new.granted])?;
             for alias in &new.aliases {
                 point(c, &new.model, alias, new.id, now)?;
             }
@@ -119,11 +123,12 @@ impl Store {
     /// What is on disk about a version, if there is such a version.
     pub(crate) async fn version(&self, id: VersionId) -> Result<Option<StoredVersion>, StoreError> {
         let query = move |c: &Connection| {
-            c.prepare_cached("SELECT manifest, prepared FROM versions WHERE id = ?1 LIMIT 1")?
+            c.prepare_cached("SELECT manifest, prepared, granted FROM versions WHERE id = ?1 LIMIT 1")?
                 .query_row([id.0], |row| {
                     Ok(StoredVersion {
                         manifest: row.get(0)?,
                         prepared: row.get(1)?,
+                        granted: row.get(2)?,
                     })
                 })
                 .optional()
@@ -259,6 +264,7 @@ mod tests {
             description: format!("version {n}"),
             manifest: format!("{{\"n\":{n}}}"),
             prepared: "{}".to_owned(),
+            granted: "{}".to_owned(),
             aliases: aliases.iter().map(|a| (*a).to_owned()).collect(),
         }
     }
