@@ -28,6 +28,7 @@ mod prepare;
 mod problem;
 mod publish;
 mod quarantine;
+mod redact;
 mod registry;
 mod run;
 pub mod schema;

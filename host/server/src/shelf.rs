@@ -18,6 +18,8 @@ use crate::names::VersionId;
 use crate::prepare::Preparer;
 use crate::problem::{Problem, quarantined};
 use crate::quarantine::{End, Health};
+use crate::redact::Redactor;
+use crate::run::Listener;
 use crate::schema::Schema;
 use crate::store::{Store, now_ms};
 
@@ -54,9 +56,9 @@ impl Ready {
         self.cost_us.load(Ordering::Relaxed)
     }
 
-    /// Serves a call of `caller` on this thread, and learns from how it ends. A version that was quarantined while the call waited is
+    /// Serves a call of `caller` on this thread, strikes its secrets out of what the guest says, and learns from how it ends. A version that was quarantined while the call waited is
     /// not entered any more: the call fails with that reason.
-    pub(crate) fn call(&self, store: &Store, caller: &Arc<str>, call: Call) -> Outcome {
+    pub(crate) fn call(&self, store: &Store, caller: &Arc<str>, mut call: Call, redactor: Redactor) -> Outcome {
         if let Some(why) = self.health.quarantine() {
             return Outcome {
                 result: Err(Failure {
@@ -68,7 +70,16 @@ impl Ready {
                 report: Default::default(),
             };
         }
-        let outcome = self.guest.call(call);
+        if !redactor.is_empty() {
+            let redactor = redactor.clone();
+            call.events = call
+                .events
+                .map(|mut told| -> Listener { Box::new(move |event| told(redactor.event(event))) });
+        }
+        let mut outcome = self.guest.call(call);
+        if !redactor.is_empty() {
+            outcome = redactor.outcome(outcome);
+        }
         self.took(outcome.report.total_us);
         let end = match &outcome.result {
             Ok(_) => End::Well,

@@ -249,7 +249,7 @@ fn log(method: &axum::http::Method, path: &str, status: StatusCode, id: &str, to
     let ms = took.as_secs_f64() * 1e3;
     let status = status.as_u16();
     // A path is the client's text.
-    let path = crate::names::shown(path);
+    let path = crate::names::shown(&crate::redact::without_tokens(path));
     match status {
         500.. => tracing::warn!(%method, path, status, ms, id, "failed"),
         400.. => tracing::info!(%method, path, status, ms, id, "refused"),

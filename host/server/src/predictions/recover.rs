@@ -12,6 +12,7 @@ use super::record::Prediction;
 use super::running::{Admission, Work, launch, see_through};
 use crate::app::App;
 use crate::problem::Problem;
+use crate::redact::Redactor;
 use crate::run::checked;
 use crate::store::{StoreError, ledger, now_ms};
 
@@ -114,6 +115,8 @@ async fn again(app: &Arc<App>, live: &Arc<Live>, row: &Prediction) -> Result<(),
         ready,
         input,
         files,
+        // What had secrets is not run again.
+        redactor: Redactor::default(),
         key,
         name: None,
     };

@@ -18,6 +18,7 @@ use crate::engine::{Call, Code, InputFile, Outcome};
 use crate::ids;
 use crate::lanes::{Job as LaneJob, Ticket};
 use crate::problem::Problem;
+use crate::redact::Redactor;
 use crate::run::refused;
 use crate::shelf::Ready;
 use crate::store::ledger::{self, IdempotencyKey};
@@ -33,6 +34,8 @@ pub(super) struct Work {
     /// Checked, defaults filled in, files taken out.
     pub(super) input: Value,
     pub(super) files: Vec<InputFile>,
+    /// What of the input is struck out of what the guest says.
+    pub(super) redactor: Redactor,
     /// Where its output is kept, if it may be.
     pub(super) key: Option<CacheKey>,
     /// The caller's name for the request, to be written with the row.
@@ -79,6 +82,7 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
         ready,
         input,
         files,
+        redactor,
         key,
         name,
     } = work;
@@ -121,7 +125,7 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
         if again && !begin_again(&store, &begins) {
             return;
         }
-        let outcome = on_lane.call(&store, &begins.key.0, call);
+        let outcome = on_lane.call(&store, &begins.key.0, call, redactor);
         let _ = done.send((outcome, waited));
     });
     let taken = match admission {
