@@ -130,6 +130,9 @@ pub struct Failure {
     pub message: String,
     /// For the contributor: the guest's own words and a symbolised backtrace.
     pub detail: Option<String>,
+    /// Whether the guest broke: a trap, an exit, a broken rule of the contract, or the end of its memory or stack. Its own errors, its
+    /// deadline, a cancel and what the host refuses of its output are not that.
+    pub broke: bool,
 }
 
 impl Failure {
@@ -138,6 +141,7 @@ impl Failure {
             code,
             message: message.into(),
             detail: None,
+            broke: false,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::catalog::{Catalog, Snapshot};
 use crate::config::Config;
 use crate::engine::Sandboxes;
 use crate::files::Files;
+use crate::grant::{Offer, Present};
 use crate::http::body::Memory;
 use crate::http::connections::Connections;
 use crate::http::streams::Streams;
@@ -51,6 +52,8 @@ pub(crate) struct App {
     pub(crate) sandboxes: Sandboxes,
     pub(crate) preparer: Arc<Preparer>,
     pub(crate) shelf: Shelf,
+    /// What versions can get.
+    pub(crate) offer: Offer,
     pub(crate) lanes: Lanes,
     pub(crate) predictions: Predictions,
     pub(crate) metrics: Arc<Metrics>,
@@ -117,13 +120,17 @@ impl App {
         let lanes = Lanes::start(bounds, config.lane_nice).map_err(StartError::Threads)?;
         let (blobs, metrics) = (Arc::new(blobs), Arc::new(Metrics::new()));
         let preparer = Arc::new(Preparer::new(config.prepare.clone(), cache));
+        let offer = Offer {
+            allowed: config.grant,
+            present: Present::here(!matches!(config.device, maquette_tensor::Device::Cuda(_))),
+        };
         let shelf = Shelf::new(
             Arc::clone(&store),
             Arc::clone(&blobs),
             sandboxes.clone(),
             Arc::clone(&preparer),
             Arc::clone(&metrics),
-            config.grant,
+            offer,
             config.open_versions,
             config.idle,
         );
@@ -173,6 +180,7 @@ impl App {
             sandboxes,
             preparer,
             shelf,
+            offer,
             lanes,
             metrics,
             admin_token,

@@ -165,6 +165,20 @@ pub struct Grant {
     pub log_bytes: u64,
 }
 
+impl Grant {
+    /// What an operator grants who bounds nothing.
+    pub(crate) fn unlimited() -> Self {
+        Self {
+            timeout_ms: u64::MAX,
+            memory_bytes: u64::MAX,
+            tensor_bytes: u64::MAX,
+            output_bytes: u64::MAX,
+            file_bytes: u64::MAX,
+            log_bytes: u64::MAX,
+        }
+    }
+}
+
 impl Default for Grant {
     fn default() -> Self {
         Self {

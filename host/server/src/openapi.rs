@@ -203,7 +203,9 @@ pub(crate) fn server() -> Value {
         "type": "object", "required": ["manifest"], "additionalProperties": false,
         "properties": {
             "manifest": {"type": "object", "description": "The canonical manifest; its sha256 is the version's id"},
-            "aliases": {"type": "array", "items": {"type": "string"}, "maxItems": 16, "default": ["latest"]}
+            "aliases": {"type": "array", "items": {"type": "string"}, "maxItems": 16, "default": ["latest"]},
+            "accept_grants": {"type": "boolean", "default": false, "description":
+                "Agrees that the version asks for more than the one before; without, that is refused with the code `needs-consent`"}
         }
     });
     let missing = json!({

@@ -8,6 +8,9 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
+use crate::http::timestamp;
+use crate::names::VersionId;
+use crate::quarantine::Quarantine;
 use crate::schema::FieldError;
 
 /// How many offending fields a body lists; more are counted.
@@ -206,6 +209,19 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "Server stopping", "stopping", detail).retry_after(1)
     }
 
+    /// 503 without a time to try again: the request is right and another version would serve it, but this one is not called until
+    /// somebody releases it.
+    pub(crate) fn quarantined(model: &str, id: VersionId, why: &Quarantine) -> Self {
+        let detail = quarantined(model, id, why);
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Version quarantined",
+            "quarantined",
+            detail,
+        )
+        .with("quarantine", shown(why))
+    }
+
     /// 500: the host's own fault. The cause goes to the log, not to the caller.
     pub(crate) fn internal(cause: impl std::fmt::Display) -> Self {
         tracing::error!(%cause, "internal error");
@@ -251,6 +267,21 @@ impl Problem {
         body.extend(inner.extra.clone());
         Value::Object(body)
     }
+}
+
+/// Why a version is not called, in words.
+pub(crate) fn quarantined(model: &str, id: VersionId, why: &Quarantine) -> String {
+    let Quarantine { since, faults, reason } = why;
+    let since = timestamp(*since);
+    format!(
+        "this version is quarantined since {since}: {faults} calls in a row broke it, the last one so: {reason}. Once that is understood, \
+         its publisher or the operator lets it be called again with POST /v1/models/{model}/versions/{id}/release"
+    )
+}
+
+/// Why a version is not called, for programs.
+pub(crate) fn shown(why: &Quarantine) -> Value {
+    json!({"since": timestamp(why.since), "faults": why.faults, "reason": why.reason})
 }
 
 impl IntoResponse for Problem {

@@ -10,6 +10,7 @@ pub(crate) mod new;
 pub(crate) mod ops;
 pub(crate) mod prepare;
 pub(crate) mod publish;
+pub(crate) mod release;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod test;

@@ -115,6 +115,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             get(models::openapi),
         )
         .route("/v1/models/{owner}/{name}/versions/{version}/run", post(run::version))
+        .route(
+            "/v1/models/{owner}/{name}/versions/{version}/release",
+            post(publish::release),
+        )
         .route("/v1/models/{owner}/{name}/aliases/{alias}", put(publish::alias))
         .route("/v1/models/{owner}/{name}/predictions", post(predictions::of_model))
         .route("/v1/predictions", get(predictions::list).post(predictions::create))
@@ -262,7 +266,7 @@ fn log(method: &axum::http::Method, path: &str, status: StatusCode, id: &str, to
     let ms = took.as_secs_f64() * 1e3;
     let status = status.as_u16();
     // A path is the client's text.
-    let path = crate::names::shown(path);
+    let path = crate::names::shown(&crate::redact::without_tokens(path));
     match status {
         429 | 503 => tracing::debug!(%method, path, status, ms, id, "found no room"),
         500.. => tracing::warn!(%method, path, status, ms, id, "failed"),

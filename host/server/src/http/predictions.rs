@@ -149,9 +149,11 @@ async fn make(
         (path, _) => path,
     };
     let owner = Arc::clone(principal.owner());
-    let key = wishes.key.clone().map(|key| IdempotencyKey {
-        key,
-        fingerprint: request::fingerprint(version.id, &body.input, body.webhook.as_ref()),
+    let key = wishes.key.clone().map(|key| {
+        let fingerprint = request::fingerprint(version.id, &body.input, body.webhook.as_ref());
+        // As nobody can compute it without the server's key: a short secret could be guessed from a plain digest.
+        let fingerprint = app.secrets.sign("request", &hex::encode(fingerprint));
+        IdempotencyKey { key, fingerprint }
     });
 
     // One at a time under a name of the caller's choice, from the look to the row. Ids before keys, so that nobody waits in a ring.

@@ -45,6 +45,12 @@ pub(super) fn paths() -> Value {
         "/v1/models/{owner}/{name}/versions/{version}": {
             "delete": gone("deleteVersion", "Removes a version that nobody relies on", &of_version, "202"),
         },
+        "/v1/models/{owner}/{name}/versions/{version}/release": {"post": get(
+            "releaseVersion", "Lets a quarantined version be called again", &of_version, &json!({
+                "type": "object", "required": ["id", "model", "released"],
+                "properties": {"id": {"type": "string"}, "model": {"type": "string"}, "released": {"type": "boolean"}}
+            }),
+        )},
         "/v1/models/{owner}/{name}/versions/{version}/trainings": {"post": send(
             "createTraining", "Refused: no version declares a training", &of_version,
             json!({"type": "object", "required": ["destination"], "properties": {"destination": {"type": "string"}}}), "201",

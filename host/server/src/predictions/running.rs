@@ -19,6 +19,7 @@ use crate::engine::{Call, Code, InputFile, Outcome};
 use crate::ids;
 use crate::lanes::{Job as LaneJob, Ticket};
 use crate::problem::Problem;
+use crate::redact::Redactor;
 use crate::run::refused;
 use crate::shelf::Ready;
 use crate::store::ledger::{self, IdempotencyKey};
@@ -34,6 +35,8 @@ pub(super) struct Work {
     /// Checked, defaults filled in, files taken out.
     pub(super) input: Value,
     pub(super) files: Vec<InputFile>,
+    /// What of the input is struck out of what the guest says.
+    pub(super) redactor: Redactor,
     /// Where its output is kept, if it may be.
     pub(super) key: Option<CacheKey>,
     /// The caller's name for the request, to be written with the row.
@@ -80,6 +83,7 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
         ready,
         input,
         files,
+        redactor,
         key,
         name,
     } = work;
@@ -114,18 +118,15 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
     };
     let (done, outcome) = oneshot::channel();
     let (on_lane, begins) = (Arc::clone(&ready), Arc::clone(live));
-    let store = (admission == Admission::Again).then(|| Arc::clone(&app.store));
+    let (again, store) = (admission == Admission::Again, Arc::clone(&app.store));
     let run: LaneJob = Box::new(move |waited: Duration| {
         if !begins.begin() {
             return;
         }
-        if let Some(store) = store
-            && !begin_again(&store, &begins)
-        {
+        if again && !begin_again(&store, &begins) {
             return;
         }
-        let outcome = on_lane.guest.call(call);
-        on_lane.took(outcome.report.total_us);
+        let outcome = on_lane.call(&store, &begins.key.0, call, redactor);
         let _ = done.send((outcome, waited));
     });
     let taken = match admission {

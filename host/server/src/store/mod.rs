@@ -19,7 +19,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::catalog::Catalog;
 use checkpoint::{Checkpoints, EVERY};
 use reader::Readers;
-pub(crate) use records::NewVersion;
+pub(crate) use records::{NewVersion, StoredVersion};
 use writer::Writer;
 
 /// The database's file name inside the data folder.
