@@ -137,7 +137,7 @@ impl Client {
             .read_to_string()
             .map_err(|e| Failure::new(Exit::Server, format!("{} broke off its answer: {e}", self.base)))?;
         if status == StatusCode::NO_CONTENT {
-            return Ok(Value::Null);
+            return Ok(Ok(Value::Null));
         }
         if status.is_success() {
             return serde_json::from_str(&text).map(Ok).map_err(|_| {
