@@ -15,7 +15,7 @@ pub(crate) enum Format {
 /// Starts logging at `level` unless `MAQUETTE_LOG` says otherwise. The first call decides.
 pub(crate) fn start(level: &str, format: Format) {
     let mut filter = EnvFilter::try_from_env("MAQUETTE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    // These write URLs and bodies of requests, in which there may be secrets, whatever level is asked for.
+    // These write URLs and heads of requests, in which there may be secrets: not because everything is to be logged.
     for library in ["ureq", "ureq_proto", "rustls", "hyper", "hyper_util"] {
         if let Ok(quiet) = format!("{library}=warn").parse() {
             filter = filter.add_directive(quiet);

@@ -151,7 +151,7 @@ fn forms(secrets: Vec<String>) -> Arc<[String]> {
     let mut forms = Vec::new();
     for secret in secrets {
         let quoted = Value::from(secret.as_str()).to_string();
-        forms.push(quoted.trim_matches('"').to_owned());
+        forms.push(quoted[1..quoted.len() - 1].to_owned());
         if secret.contains('\n') {
             forms.extend(secret.lines().map(|line| line.trim().to_owned()));
         }
