@@ -80,3 +80,131 @@ pub fn streamer() -> Vec<u8> {
     let output = r#"{"type":"array","x-cog-array-type":"iterator"}"#;
     maquette_fixtures::component_with_schemas(IMPORTS, &format!("{predict}{COMMON}"), INPUT, output)
 }
+
+const TENSORS: &str = r#"
+  (import "maquette:model/tensors@0.1.0" "[static]tensor.from-bytes" (func $upload (param i32 i32 i32 i32 i32 i32)))
+  (import "maquette:model/tensors@0.1.0" "[resource-drop]tensor" (func $drop (param i32)))
+  (import "maquette:model/tensors@0.1.0" "resolve" (func $resolve (param i32 i32 i32)))
+  (import "maquette:model/tensors@0.1.0" "apply" (func $apply (param i32 i32 i32 i32 i32 i32)))"#;
+
+/// Uploads a square matrix of zeros in f32, `side` on a side, and multiplies it by itself: `$multiply` once.
+fn products(side: u32) -> String {
+    let shape: String = side.to_le_bytes().map(|byte| format!("\\{byte:02x}")).concat();
+    format!(
+        r#"
+  (data (i32.const 4096) "{shape}{shape}") (data (i32.const 4112) "matmul/1")
+  (global $op (mut i32) (i32.const 0))
+  (func $matrix (local $at i32)
+    (local.set $at (call $alloc (i32.const {bytes})))
+    (call $upload (i32.const 0) (i32.const 4096) (i32.const 2) (local.get $at) (i32.const {bytes}) (i32.const 5000))
+    (if (i32.load8_u (i32.const 5000)) (then unreachable))
+    (i32.store (i32.const 4300) (i32.load (i32.const 5004)))
+    (i32.store (i32.const 4304) (i32.load (i32.const 5004)))
+    (call $resolve (i32.const 4112) (i32.const 8) (i32.const 5000))
+    (global.set $op (i32.load (i32.const 5004))))
+  (func $multiply
+    (call $apply (global.get $op) (i32.const 4300) (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 5000))
+    (if (i32.load8_u (i32.const 5000)) (then unreachable))
+    (call $drop (i32.load (i32.const 5004))))"#,
+        bytes = side * side * 4
+    )
+}
+
+/// Some milliseconds of honest work, in the guest and in tensor ops, then its input.
+pub fn good() -> Vec<u8> {
+    let predict = r#"
+  (func $predict (param $p i32) (param $n i32) (result i32) (local $i i32) (local $x i64)
+    (call $matrix)
+    (call $multiply) (call $multiply)
+    (local.set $x (i64.const 1))
+    (loop $work
+      (local.set $x (i64.add (i64.mul (local.get $x) (i64.const 6364136223846793005)) (i64.const 1442695040888963407)))
+      (br_if $work (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 2000000))))
+    (i64.store (i32.const 4200) (local.get $x))
+    (call $ok (local.get $p) (local.get $n)))"#;
+    maquette_fixtures::component(TENSORS, &format!("{predict}{}", products(256)))
+}
+
+/// Guests that take what they can get until they are stopped: a name, the component, and how its calls may end.
+pub fn hostile() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
+    let predict = |body: &str| format!("(func $predict (param $p i32) (param $n i32) (result i32) {body} unreachable)");
+    let matrices = |side, body: &str| predict(body) + &products(side);
+    let caches = r#"
+  (import "maquette:model/kv-cache@0.1.0" "[static]cache.create" (func $create (param i32 i32 i32 i32 i32 i32)))"#;
+    let stopped: &[&str] = &["timeout"];
+    let refused: &[&str] = &["quota", "timeout"];
+    // They trap when an op is refused, which may be because time is over.
+    let gives_up: &[&str] = &["internal", "timeout"];
+    let touch = "(loop $more
+      (local.set $n (memory.grow (i32.const 16)))
+      (if (i32.ge_s (local.get $n) (i32.const 0)) (then
+        (memory.fill (i32.mul (local.get $n) (i32.const 65536)) (i32.const 1) (i32.const 1048576))
+        (br $more))))";
+    let cases: [(&str, &str, String, &[&str]); 11] = [
+        ("loops", "", predict("(loop $forever (br $forever))"), stopped),
+        ("grows", "", predict(touch), refused),
+        (
+            "fills",
+            "",
+            predict(
+                "(drop (memory.grow (i32.const 1000)))
+                 (loop $forever (memory.fill (i32.const 65536) (i32.const 7) (i32.const 60000000)) (br $forever))",
+            ),
+            stopped,
+        ),
+        (
+            "recurses",
+            "",
+            "(func $deep (result i32) (i32.add (call $deep) (i32.const 1)))".to_owned() + &predict("(drop (call $deep))"),
+            refused,
+        ),
+        ("traps", "", predict(""), &["internal"]),
+        (
+            "uploads",
+            TENSORS,
+            matrices(
+                256,
+                "(loop $more (call $matrix) (br_if $more (i32.eqz (i32.load8_u (i32.const 5000)))))",
+            ),
+            gives_up,
+        ),
+        (
+            "floods-ops",
+            TENSORS,
+            matrices(2, "(call $matrix) (loop $forever (call $multiply) (br $forever))"),
+            gives_up,
+        ),
+        (
+            "multiplies",
+            TENSORS,
+            matrices(2048, "(call $matrix) (loop $forever (call $multiply) (br $forever))"),
+            gives_up,
+        ),
+        (
+            "logs",
+            IMPORTS,
+            predict("(loop $forever (call $log (i32.const 1) (i32.const 0) (i32.const 4096)) (br $forever))"),
+            stopped,
+        ),
+        (
+            "emits",
+            IMPORTS,
+            predict(
+                r#"(loop $more (call $emit (i32.const 4096) (i32.const 1) (i32.const 5000)) (br $more))"#,
+            ) + r#"(data (i32.const 4096) "7")"#,
+            stopped,
+        ),
+        (
+            "caches",
+            caches,
+            predict(
+                "(loop $more
+                   (call $create (i32.const 1024) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const -1) (i32.const 5000))
+                   (br $more))",
+            ),
+            stopped,
+        ),
+    ];
+    let made = cases.map(|(name, imports, text, codes)| (name, maquette_fixtures::component(imports, &text), codes));
+    made.into()
+}

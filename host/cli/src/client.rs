@@ -8,7 +8,7 @@ use std::time::Duration;
 use maquette_package::version::{Blob, VersionManifest};
 use maquette_package::{Digest, Progress};
 use serde_json::{Value, json};
-use ureq::http::{Method, Request};
+use ureq::http::{Method, Request, StatusCode};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::paths;
@@ -84,6 +84,11 @@ impl Client {
         self.send(Method::POST, path, Some(body))
     }
 
+    /// DELETE of a path.
+    pub(crate) fn delete(&self, path: &str) -> Result<()> {
+        self.send(Method::DELETE, path, None).map(drop)
+    }
+
     fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
         let sent = self.sent(method, path, body)?;
         self.answer(sent)
@@ -131,6 +136,9 @@ impl Client {
             .limit(64 << 20)
             .read_to_string()
             .map_err(|e| Failure::new(Exit::Server, format!("{} broke off its answer: {e}", self.base)))?;
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Ok(Value::Null));
+        }
         if status.is_success() {
             return serde_json::from_str(&text).map(Ok).map_err(|_| {
                 Failure::new(Exit::Server, format!("{} did not answer with JSON", self.base))

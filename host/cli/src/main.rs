@@ -72,6 +72,8 @@ enum Command {
     Publish(commands::publish::Args),
     /// Let a quarantined version on a server be called again.
     Release(commands::release::Args),
+    /// Make, list and revoke the tokens of a server.
+    Token(commands::token::Args),
     /// Show what a model or a component is.
     Inspect(commands::inspect::Args),
     /// Measure this machine's figures, each as a ratio in one run.
@@ -134,6 +136,7 @@ fn run(command: Command, ui: &mut Ui) -> Result<()> {
         Command::Serve(args) => commands::serve::run(&args, ui),
         Command::Publish(args) => commands::publish::run(&args, ui),
         Command::Release(args) => commands::release::run(&args, ui),
+        Command::Token(args) => commands::token::run(&args, ui),
         Command::Inspect(args) => commands::inspect::run(&args, ui),
         Command::Bench(args) => commands::bench::run(&args, ui),
         Command::Doctor(args) => commands::doctor::run(&args, ui),

@@ -44,7 +44,7 @@ impl Default for EngineConfig {
 
 /// The settings of every engine, those that compile as well as those that run: a difference would make every cached artifact
 /// unusable.
-fn engine_config(config: &EngineConfig) -> Config {
+fn engine_config(config: &EngineConfig, guarded: bool) -> Config {
     let mut c = Config::new();
     c.wasm_component_model(true);
     // Fewer features, fewer ways out: nothing that a model needs is off.
@@ -56,7 +56,7 @@ fn engine_config(config: &EngineConfig) -> Config {
     c.wasm_stack_switching(false);
     c.relaxed_simd_deterministic(true);
     c.gc_support(false);
-    c.epoch_interruption(true);
+    c.epoch_interruption(guarded);
     c.max_wasm_stack(MAX_WASM_STACK);
     c.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(if config.backtraces { 20 } else { 0 }));
     c.cranelift_regalloc_algorithm(RegallocAlgorithm::Backtracking);
@@ -102,6 +102,7 @@ struct Inner {
     linker: Linker<State>,
     cache: PathBuf,
     compatibility: String,
+    guarded: bool,
 }
 
 impl Engine {
@@ -110,9 +111,23 @@ impl Engine {
     /// # Errors
     /// If the machine lacks the address space for the pool or the cache folder cannot be made.
     pub fn new(config: EngineConfig) -> Result<Self, Error> {
+        Self::with(config, true)
+    }
+
+    /// An engine without deadlines, limits of memory and bounds on copies: what the benchmark of their cost compares with. Nothing
+    /// else may use it.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    #[cfg(feature = "measure")]
+    pub fn unguarded(config: EngineConfig) -> Result<Self, Error> {
+        Self::with(config, false)
+    }
+
+    fn with(config: EngineConfig, guarded: bool) -> Result<Self, Error> {
         crate::cache::create_private_folder(&config.cache)?;
         let host = |what: &str, e: wasmtime::Error| Error::host(format!("{what}: {e:#}"));
-        let wasmtime = wasmtime::Engine::new(&engine_config(&config)).map_err(|e| {
+        let wasmtime = wasmtime::Engine::new(&engine_config(&config, guarded)).map_err(|e| {
             host(
                 &format!(
                     "cannot reserve address space for {} sandboxes (lower the number of calls)",
@@ -132,12 +147,18 @@ impl Engine {
             linker,
             cache: config.cache,
             compatibility,
+            guarded,
         })))
     }
 
     /// The engine underneath.
     pub fn wasmtime(&self) -> &wasmtime::Engine {
         &self.0.wasmtime
+    }
+
+    /// Whether guests are held to their limits: always, but in a benchmark.
+    pub(crate) fn guarded(&self) -> bool {
+        self.0.guarded
     }
 
     pub(crate) fn linker(&self) -> &Linker<State> {

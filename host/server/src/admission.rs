@@ -6,7 +6,7 @@ use std::time::Duration;
 /// What the queue may hold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Calls that run at once.
+    /// Calls that run at once in the foreground.
     pub(crate) lanes: usize,
     /// Calls that may wait.
     pub(crate) queue: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Bounds {
 /// What is running and waiting now.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Load {
-    /// Calls running.
+    /// Calls running in the foreground.
     pub(crate) running: usize,
     /// Predicted time of all running calls, in microseconds.
     pub(crate) running_us: u64,

@@ -20,6 +20,8 @@ use crate::engine::Sandboxes;
 use crate::files::Files;
 use crate::grant::{Offer, Present};
 use crate::http::body::Memory;
+use crate::http::connections::Connections;
+use crate::http::streams::Streams;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
@@ -63,8 +65,10 @@ pub(crate) struct App {
     pub(crate) memory: Memory,
     pub(crate) publishes: Semaphore,
     pub(crate) uploads: Arc<Semaphore>,
-    /// One for each connection that may be open.
-    pub(crate) connections: Arc<Semaphore>,
+    /// Those that may be open.
+    pub(crate) connections: Arc<Connections>,
+    /// Those that may be open.
+    pub(crate) streams: Streams,
     /// Set once, when the server begins to stop.
     pub(crate) stopping: AtomicBool,
     /// Turns true when what still runs has had its time to finish.
@@ -105,14 +109,15 @@ impl App {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             lanes => lanes,
         };
-        let sandboxes = Sandboxes::start(&config, &cache, lanes).map_err(StartError::Engine)?;
+        let threads = lanes + crate::lanes::background(lanes);
+        let sandboxes = Sandboxes::start(&config, &cache, threads).map_err(StartError::Engine)?;
         let bounds = Bounds {
             lanes,
             queue: config.queue_limit,
             wait: config.queue_wait,
             bytes: config.queue_bytes,
         };
-        let lanes = Lanes::start(bounds).map_err(StartError::Threads)?;
+        let lanes = Lanes::start(bounds, config.lane_nice).map_err(StartError::Threads)?;
         let (blobs, metrics) = (Arc::new(blobs), Arc::new(Metrics::new()));
         let preparer = Arc::new(Preparer::new(config.prepare.clone(), cache));
         let offer = Offer {
@@ -163,7 +168,8 @@ impl App {
             deliveries,
             publishes: Semaphore::new(config.publishes.max(1)),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
-            connections: Arc::new(Semaphore::new(config.connections.max(1))),
+            connections: Connections::new(config.connections.max(1)),
+            streams: Streams::new(config.connections, config.streams_per_owner),
             stopping: AtomicBool::new(false),
             halt: watch::Sender::new(false),
             config,

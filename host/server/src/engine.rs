@@ -31,15 +31,15 @@ pub(crate) struct Sandboxes {
 }
 
 impl Sandboxes {
-    /// Starts the engine and the tensor runtime. `cache` holds compiled components.
-    pub(crate) fn start(config: &Config, cache: &Path, lanes: usize) -> Result<Self, String> {
+    /// Starts the engine and the tensor runtime. `cache` holds compiled components; `threads` is how many calls run at once.
+    pub(crate) fn start(config: &Config, cache: &Path, threads: usize) -> Result<Self, String> {
         if config.tensor_threads > 0 {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(config.tensor_threads);
             if let Err(e) = pool.thread_name(|i| format!("tensor-{i}")).build_global() {
                 tracing::warn!("the number of tensor threads stays as it is: {e}");
             }
         }
-        let calls = u32::try_from(lanes + SPARE_SANDBOXES).unwrap_or(u32::MAX);
+        let calls = u32::try_from(threads + SPARE_SANDBOXES).unwrap_or(u32::MAX);
         let engine = Engine::new(EngineConfig {
             cache: cache.to_owned(),
             calls,

@@ -1,7 +1,12 @@
-//! The lanes: a fixed set of plain threads with large stacks on which guests run, and the one bounded queue in front of them.
+//! The lanes: plain threads with large stacks on which guests run, and the one bounded queue in front of them.
 //!
-//! The queue is fair between tenants by predicted cost: each has a virtual time that advances with what it is served, and the
-//! one that is furthest behind is served next.
+//! The queue is fair between tenants by cost: each has a virtual time that advances with what it is served, and the one that is
+//! furthest behind is served next. Whoever is served may have to give way to whoever has had less ([`places`]): there are more
+//! threads than lanes, and the kernel's scheduler is told which of them matter ([`standing`]). A thread that has stepped back cannot
+//! come forward again; it ends with what it runs, and the keeper starts another in its stead.
+
+mod places;
+mod standing;
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,14 +14,24 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use self::places::{Counts, Place, Runner, gives_way, place};
+use self::standing::Standing;
 use crate::admission::{Bounds, Decision, Load, decide};
 use crate::engine::{Cancel, STACK_BYTES};
+
+pub(crate) use self::places::background;
 
 /// Tenants remembered beyond those that wait; a server has few.
 const MAX_IDLE_TENANTS: usize = 1024;
 
 /// How often a lane that has just worked lets others run before it goes to sleep: a few microseconds on an idle machine.
 const YIELDS: u32 = 16;
+
+/// How often the keeper looks whether somebody has to give way, while calls wait.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How often tenants are charged for what runs in the background.
+const CHARGE: Duration = Duration::from_millis(50);
 
 /// Work for a lane. It is told how long it waited.
 pub(crate) type Job = Box<dyn FnOnce(Duration) + Send>;
@@ -50,30 +65,73 @@ struct Waiting {
     job: Job,
 }
 
+/// A call that runs.
+struct Running {
+    tenant: Arc<str>,
+    /// What its tenant was charged for it so far, in microseconds.
+    cost_us: u64,
+    cancel: Cancel,
+    since: Instant,
+    place: Place,
+    /// Processor time of its thread when its tenant was last charged for its time in the background.
+    charged: Duration,
+}
+
+impl Running {
+    /// What it has taken beyond what its tenant was charged, in microseconds.
+    fn overrun(&self, now: Instant) -> u64 {
+        let us = u64::try_from((now - self.since).as_micros()).unwrap_or(u64::MAX);
+        us.saturating_sub(self.cost_us)
+    }
+}
+
 #[derive(Default)]
 struct Tenant {
     /// What it has been served so far, in microseconds, never behind the common time.
     time: u64,
+    /// What it had been served when its last call began or was moved into the background.
+    begun: u64,
     queue: VecDeque<Waiting>,
     queued_us: u64,
+    running: Counts,
 }
 
+impl Tenant {
+    fn is_present(&self) -> bool {
+        !self.queue.is_empty() || self.running.all() > 0
+    }
+
+    /// Where whoever comes now starts beside it: not behind what has been set down for a call that has yet to take it.
+    fn start(&self) -> u64 {
+        if self.running.all() > 0 { self.begun } else { self.time }
+    }
+}
+
+/// A thread's place in the state.
 #[derive(Default)]
+struct Thread {
+    standing: Option<Standing>,
+    call: Option<Running>,
+}
+
 struct State {
     tenants: HashMap<Arc<str>, Tenant>,
     /// Tenants with something in their queue.
     active: usize,
-    /// The virtual time of whoever was served last.
+    /// The virtual time of whoever was served last, for when nobody waits or runs.
     time: u64,
     queued: usize,
     queued_us: u64,
     queued_bytes: u64,
-    /// What each lane runs: its predicted cost and how to cancel it.
-    running: Vec<Option<(u64, Cancel)>>,
-    busy: usize,
+    lanes: usize,
+    threads: Vec<Thread>,
+    running: Counts,
+    /// Predicted time of all running calls, in microseconds.
     running_us: u64,
-    /// Lanes asleep, to be woken when work comes.
+    /// Threads asleep, to be woken when work comes.
     asleep: usize,
+    /// Threads that have ended and are to be replaced, by number.
+    ended: Vec<usize>,
     closed: bool,
 }
 
@@ -81,88 +139,98 @@ struct Shared {
     state: Mutex<State>,
     /// Signalled when there is work, or none will come any more.
     work: Condvar,
+    /// Signalled when there is something for the keeper.
+    chores: Condvar,
     /// Signalled when a lane ends its work while the lanes are closing.
     done: Condvar,
     bounds: Bounds,
+    /// By how much a lane stands back behind the threads that answer.
+    nice: i32,
 }
 
 /// The lanes. Dropping them ends the threads after their current call.
 pub(crate) struct Lanes {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Lanes {
-    /// Starts the threads.
-    pub(crate) fn start(bounds: Bounds) -> std::io::Result<Self> {
-        let mut state = State::default();
-        state.running.resize_with(bounds.lanes, || None);
+    /// Starts the threads, which stand back behind others by so much, as `nice` counts.
+    pub(crate) fn start(bounds: Bounds, nice: i32) -> std::io::Result<Self> {
+        // Threads inherit how their maker stands: those that every call shares are made here, not by a call in the background.
+        maquette_tensor::start_threads();
+        let count = bounds.lanes + background(bounds.lanes);
+        let state = State {
+            tenants: HashMap::new(),
+            active: 0,
+            time: 0,
+            queued: 0,
+            queued_us: 0,
+            queued_bytes: 0,
+            lanes: bounds.lanes,
+            threads: std::iter::repeat_with(Thread::default).take(count).collect(),
+            running: Counts::default(),
+            running_us: 0,
+            asleep: 0,
+            ended: Vec::new(),
+            closed: false,
+        };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             work: Condvar::new(),
+            chores: Condvar::new(),
             done: Condvar::new(),
             bounds,
+            nice,
         });
         let lanes = Self {
             shared: Arc::clone(&shared),
-            threads: Mutex::default(),
+            keeper: Mutex::default(),
         };
-        for lane in 0..bounds.lanes {
-            let shared = Arc::clone(&shared);
-            let thread = std::thread::Builder::new()
-                .name(format!("lane-{lane}"))
-                .stack_size(STACK_BYTES)
-                .spawn(move || shared.serve(lane))?;
-            lanes
-                .threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(thread);
-        }
+        let threads = (0..count)
+            .map(|number| shared.spawn(number).map(Some))
+            .collect::<std::io::Result<_>>()?;
+        let keeper = std::thread::Builder::new().name("lane-keeper".to_owned());
+        let keeper = keeper.spawn(move || shared.keep(threads))?;
+        *lanes.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper);
         Ok(lanes)
     }
 
     /// Takes a job, or refuses it at once.
     pub(crate) fn submit(&self, ticket: Ticket, job: Job) -> Result<(), Refusal> {
         let mut state = self.shared.lock();
+        self.admit(&mut state, &ticket.tenant, ticket.bytes)?;
+        self.shared.enqueue(state, ticket, job);
+        Ok(())
+    }
+
+    /// Whether a job of a tenant's would be refused now: what is to be refused is not worked on first.
+    pub(crate) fn refuses(&self, tenant: &Arc<str>) -> Option<Refusal> {
+        self.admit(&mut self.shared.lock(), tenant, 0).err()
+    }
+
+    fn admit(&self, state: &mut State, tenant: &Arc<str>, bytes: u64) -> Result<(), Refusal> {
         if state.closed {
             return Err(Refusal::Closed);
         }
-        let mut decision = self.decide(&state, &ticket);
+        let mut decision = self.decide(state, tenant, bytes);
         if decision != Decision::Admit && state.forget_cancelled() {
-            decision = self.decide(&state, &ticket);
+            decision = self.decide(state, tenant, bytes);
         }
         match decision {
-            Decision::Admit => {}
-            Decision::OverShare { retry_after } => return Err(Refusal::OverShare(retry_after)),
-            Decision::Full { retry_after } => return Err(Refusal::Full(retry_after)),
+            Decision::Admit => Ok(()),
+            Decision::OverShare { retry_after } => Err(Refusal::OverShare(retry_after)),
+            Decision::Full { retry_after } => Err(Refusal::Full(retry_after)),
         }
-        state.push(Waiting {
-            ticket,
-            since: Instant::now(),
-            job,
-        });
-        let wake = state.asleep > 0;
-        drop(state);
-        if wake {
-            self.shared.work.notify_one();
-        }
-        Ok(())
     }
 
     /// Takes a job that was let in before, perhaps by an earlier process.
     pub(crate) fn resubmit(&self, ticket: Ticket, job: Job) -> Result<(), Refusal> {
-        let mut state = self.shared.lock();
+        let state = self.shared.lock();
         if state.closed {
             return Err(Refusal::Closed);
         }
-        state.push(Waiting {
-            ticket,
-            since: Instant::now(),
-            job,
-        });
-        drop(state);
-        self.shared.work.notify_one();
+        self.shared.enqueue(state, ticket, job);
         Ok(())
     }
 
@@ -184,11 +252,11 @@ impl Lanes {
         Some((before, us.saturating_add(state.running_us) / lanes))
     }
 
-    fn decide(&self, state: &State, ticket: &Ticket) -> Decision {
-        let tenant = state.tenants.get(&ticket.tenant);
+    fn decide(&self, state: &State, tenant: &Arc<str>, bytes: u64) -> Decision {
+        let tenant = state.tenants.get(tenant);
         let waits = tenant.is_some_and(|t| !t.queue.is_empty());
         let load = Load {
-            running: state.busy,
+            running: state.running.foreground,
             running_us: state.running_us,
             queued: state.queued,
             queued_us: state.queued_us,
@@ -197,13 +265,13 @@ impl Lanes {
             tenant_queued_us: tenant.map_or(0, |t| t.queued_us),
             tenants: state.active + usize::from(!waits),
         };
-        decide(&self.shared.bounds, &load, ticket.bytes)
+        decide(&self.shared.bounds, &load, bytes)
     }
 
     /// Calls that wait and calls that run.
     pub(crate) fn depth(&self) -> (usize, usize) {
         let state = self.shared.lock();
-        (state.queued, state.busy)
+        (state.queued, state.running.all())
     }
 
     /// Takes no more, lets what is queued and running finish within `limit`, then cancels the rest. Blocks.
@@ -212,12 +280,13 @@ impl Lanes {
         let mut state = self.shared.lock();
         state.closed = true;
         self.shared.work.notify_all();
-        while state.queued + state.busy > 0 {
+        self.shared.chores.notify_one();
+        while state.queued + state.running.all() > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 tracing::warn!(
                     queued = state.queued,
-                    running = state.busy,
+                    running = state.running.all(),
                     "cancelling what did not finish in time"
                 );
                 state.cancel_all();
@@ -227,9 +296,9 @@ impl Lanes {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(state);
-        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // A lane's jobs cannot panic out of it.
-            let _ = thread.join();
+        if let Some(keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Neither it nor a lane's jobs panic.
+            let _ = keeper.join();
         }
     }
 }
@@ -246,28 +315,69 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, lane: usize) {
+    fn spawn(self: &Arc<Self>, number: usize) -> std::io::Result<JoinHandle<()>> {
+        let shared = Arc::clone(self);
+        std::thread::Builder::new()
+            .name(format!("lane-{number}"))
+            .stack_size(STACK_BYTES)
+            .spawn(move || shared.serve(number))
+    }
+
+    /// Puts a job that was let in into the queue, and sees to it that it does not wait for longer calls of others.
+    fn enqueue(&self, mut state: MutexGuard<'_, State>, ticket: Ticket, job: Job) {
+        state.push(Waiting {
+            ticket,
+            since: Instant::now(),
+            job,
+        });
+        state.make_room(Instant::now());
+        let starts = state.next().is_some();
+        let wake = starts && state.asleep > 0;
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        } else if !starts {
+            self.chores.notify_one();
+        }
+    }
+
+    /// What a thread does until the lanes close or it has stepped back.
+    fn serve(&self, number: usize) {
+        let standing = Standing::own(self.nice);
         let mut state = self.lock();
-        let mut patience = 0;
+        state.threads[number].standing = Some(standing.clone());
+        let (mut patience, mut back) = (0, false);
         loop {
-            if let Some(Waiting { ticket, since, job }) = state.pop() {
-                state.busy += 1;
-                state.running_us = state.running_us.saturating_add(ticket.cost_us);
-                state.running[lane] = Some((ticket.cost_us, ticket.cancel));
+            let next = state.next().filter(|(_, place)| !back || *place == Place::Background);
+            if let Some(waiting) = next.and_then(|(tenant, place)| state.begin(number, &tenant, place)) {
+                let more = state.asleep > 0 && state.next().is_some();
+                let stepping = !back && state.is_background(number);
                 drop(state);
-                if catch_unwind(AssertUnwindSafe(|| job(since.elapsed()))).is_err() {
+                if more {
+                    self.work.notify_one();
+                }
+                if stepping {
+                    standing.step_back();
+                }
+                if catch_unwind(AssertUnwindSafe(|| (waiting.job)(waiting.since.elapsed()))).is_err() {
                     tracing::error!("a job panicked on its lane");
                 }
                 state = self.lock();
-                state.busy -= 1;
-                if let Some((cost_us, _)) = state.running[lane].take() {
-                    state.running_us = state.running_us.saturating_sub(cost_us);
-                }
+                back |= state.finish(number);
                 if state.closed {
                     self.done.notify_all();
+                    self.work.notify_all();
                 }
                 patience = YIELDS;
-            } else if state.closed {
+            } else if back || (state.closed && state.queued == 0) {
+                state.threads[number].standing = None;
+                state.ended.push(number);
+                let wake = state.asleep > 0 && state.next().is_some();
+                drop(state);
+                self.chores.notify_one();
+                if wake {
+                    self.work.notify_one();
+                }
                 return;
             } else if patience > 0 {
                 // More work often follows at once; sleeping and being woken would cost more than the call itself.
@@ -282,6 +392,48 @@ impl Shared {
             }
         }
     }
+
+    /// What the keeper does: replaces threads that have ended, and looks now and then whether a call has become so long that another
+    /// need not wait for it.
+    fn keep(self: &Arc<Self>, mut threads: Vec<Option<JoinHandle<()>>>) {
+        let mut state = self.lock();
+        loop {
+            let ended = std::mem::take(&mut state.ended);
+            let stays = !state.closed || state.queued > 0;
+            drop(state);
+            let mut failed = Vec::new();
+            for number in ended {
+                if let Some(thread) = threads[number].take() {
+                    let _ = thread.join();
+                }
+                if stays {
+                    match self.spawn(number) {
+                        Ok(thread) => threads[number] = Some(thread),
+                        Err(error) => {
+                            tracing::error!("a lane cannot be started again: {error}");
+                            failed.push(number);
+                        }
+                    }
+                }
+            }
+            state = self.lock();
+            state.ended.append(&mut failed);
+            if state.closed && state.queued == 0 && threads.iter().all(Option::is_none) {
+                return;
+            }
+            if state.make_room(Instant::now()) && state.asleep > 0 {
+                self.work.notify_one();
+            }
+            state.charge_background();
+            let waits = state.queued > 0 && state.next().is_none();
+            if waits || state.running.background > 0 || (!state.closed && !state.ended.is_empty()) {
+                let waited = self.chores.wait_timeout(state, if waits { LOOK } else { CHARGE });
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            } else if state.ended.is_empty() {
+                state = self.chores.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
 }
 
 impl State {
@@ -292,38 +444,186 @@ impl State {
         if self.tenants.len() > MAX_IDLE_TENANTS + self.active {
             let time = self.time;
             self.tenants
-                .retain(|_, tenant| !tenant.queue.is_empty() || tenant.time > time);
+                .retain(|_, tenant| tenant.is_present() || tenant.time > time);
         }
+        let present = self.tenants.values().filter(|tenant| tenant.is_present());
+        let common = present.map(Tenant::start).min().unwrap_or(self.time);
         let tenant = self.tenants.entry(Arc::clone(&waiting.ticket.tenant)).or_default();
+        if !tenant.is_present() {
+            // Whoever was idle starts with the others; it has saved nothing up.
+            tenant.time = tenant.time.max(common);
+        }
         if tenant.queue.is_empty() {
             self.active += 1;
-            // Whoever was idle starts with the others; it has saved nothing up.
-            tenant.time = tenant.time.max(self.time);
         }
         tenant.queued_us = tenant.queued_us.saturating_add(waiting.ticket.cost_us);
         tenant.queue.push_back(waiting);
     }
 
-    fn pop(&mut self) -> Option<Waiting> {
+    /// Whose call starts next, and where; nothing if all that wait have to wait on.
+    fn next(&self) -> Option<(Arc<str>, Place)> {
         if self.queued == 0 {
             return None;
         }
-        let tenant = self
-            .tenants
-            .values_mut()
-            .filter(|t| !t.queue.is_empty())
-            .min_by_key(|t| t.time)?;
+        let overtaken = self.tenants.values().filter(|tenant| tenant.running.background > 0);
+        let overtaken = overtaken.map(|tenant| tenant.time).min().unwrap_or(u64::MAX);
+        let starts = self.tenants.iter().filter(|(_, tenant)| !tenant.queue.is_empty());
+        let starts = starts.filter_map(|(name, tenant)| {
+            let place = place(self.lanes, self.running, tenant.running, tenant.time > overtaken)?;
+            Some((tenant.time, name, place))
+        });
+        let (_, name, place) = starts.min_by_key(|(time, ..)| *time)?;
+        Some((Arc::clone(name), place))
+    }
+
+    /// Gives the first of a tenant's calls to a thread.
+    fn begin(&mut self, number: usize, name: &str, place: Place) -> Option<Waiting> {
+        let tenant = self.tenants.get_mut(name)?;
         let waiting = tenant.queue.pop_front()?;
-        self.time = tenant.time;
-        tenant.time = tenant.time.saturating_add(waiting.ticket.cost_us.max(1));
-        tenant.queued_us = tenant.queued_us.saturating_sub(waiting.ticket.cost_us);
+        let cost_us = waiting.ticket.cost_us;
+        self.time = self.time.max(tenant.time);
+        tenant.begun = tenant.time;
+        tenant.time = tenant.time.saturating_add(cost_us.max(1));
+        tenant.queued_us = tenant.queued_us.saturating_sub(cost_us);
         if tenant.queue.is_empty() {
             self.active -= 1;
         }
+        *tenant.running.of(place) += 1;
+        *self.running.of(place) += 1;
+        self.running_us = self.running_us.saturating_add(cost_us);
         self.queued -= 1;
-        self.queued_us = self.queued_us.saturating_sub(waiting.ticket.cost_us);
+        self.queued_us = self.queued_us.saturating_sub(cost_us);
         self.queued_bytes = self.queued_bytes.saturating_sub(waiting.ticket.bytes);
+        let standing = self.threads[number]
+            .standing
+            .as_ref()
+            .filter(|_| place == Place::Background);
+        let started = standing.map(Standing::processor_time).unwrap_or_default();
+        self.threads[number].call = Some(Running {
+            tenant: Arc::clone(&waiting.ticket.tenant),
+            cost_us,
+            cancel: waiting.ticket.cancel.clone(),
+            since: Instant::now(),
+            place,
+            charged: started,
+        });
+        self.tell_standings();
         Some(waiting)
+    }
+
+    /// A thread's call has ended. Whether it was in the background.
+    fn finish(&mut self, number: usize) -> bool {
+        let Some(call) = self.threads[number].call.take() else {
+            return false;
+        };
+        *self.running.of(call.place) -= 1;
+        self.running_us = self.running_us.saturating_sub(call.cost_us);
+        if let Some(tenant) = self.tenants.get_mut(&call.tenant) {
+            *tenant.running.of(call.place) -= 1;
+            // In the background time passes without being served.
+            if call.place == Place::Foreground {
+                tenant.time = tenant.time.saturating_add(call.overrun(Instant::now()));
+            }
+        }
+        self.tell_standings();
+        call.place == Place::Background
+    }
+
+    fn is_background(&self, number: usize) -> bool {
+        let call = self.threads[number].call.as_ref();
+        call.is_some_and(|call| call.place == Place::Background)
+    }
+
+    /// Moves a call into the background if the next one need not wait for it. Whether there was one.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let full = self.running.foreground >= self.lanes && self.running.background < background(self.lanes);
+        if self.queued == 0 || !full || self.next().is_some() {
+            return false;
+        }
+        // Who would start if there were a lane.
+        let mut freed = self.running;
+        freed.foreground -= 1;
+        let waits = self.tenants.values().filter_map(|tenant| {
+            let cost_us = tenant.queue.front()?.ticket.cost_us;
+            place(self.lanes, freed, tenant.running, false)?;
+            Some((tenant.time, cost_us))
+        });
+        let Some((time, cost_us)) = waits.min_by_key(|(time, _)| *time) else {
+            return false;
+        };
+        let in_foreground = |thread: &Thread| {
+            let call = thread.call.as_ref()?;
+            let tenant = self.tenants.get(&call.tenant)?;
+            let overrun = call.overrun(now);
+            let runner = Runner {
+                time: tenant.time.saturating_add(overrun),
+                takes_us: call.cost_us.saturating_add(overrun),
+            };
+            (call.place == Place::Foreground).then_some(runner)
+        };
+        let runners: Vec<_> = self
+            .threads
+            .iter()
+            .enumerate()
+            .filter_map(|(i, t)| Some((i, in_foreground(t)?)))
+            .collect();
+        let Some(at) = gives_way(runners.iter().map(|(_, runner)| *runner), time, cost_us) else {
+            return false;
+        };
+        self.step_back(runners[at].0, now);
+        true
+    }
+
+    /// Moves a thread's call into the background.
+    fn step_back(&mut self, number: usize, now: Instant) {
+        let thread = &mut self.threads[number];
+        let (Some(call), Some(standing)) = (&mut thread.call, &thread.standing) else {
+            return;
+        };
+        let overrun = call.overrun(now);
+        call.charged = standing.processor_time();
+        call.place = Place::Background;
+        call.cost_us = call.cost_us.saturating_add(overrun);
+        standing.step_back();
+        self.running_us = self.running_us.saturating_add(overrun);
+        let moved = |counts: &mut Counts| {
+            counts.foreground -= 1;
+            counts.background += 1;
+        };
+        moved(&mut self.running);
+        if let Some(tenant) = self.tenants.get_mut(&call.tenant) {
+            tenant.time = tenant.time.saturating_add(overrun);
+            tenant.begun = tenant.time;
+            moved(&mut tenant.running);
+        }
+        self.tell_standings();
+    }
+
+    /// Charges tenants for the processor time that their calls in the background have had.
+    fn charge_background(&mut self) {
+        for thread in &mut self.threads {
+            let (Some(call), Some(standing)) = (&mut thread.call, &thread.standing) else {
+                continue;
+            };
+            if call.place == Place::Background {
+                let now = standing.processor_time();
+                let us = u64::try_from(now.saturating_sub(call.charged).as_micros()).unwrap_or(0);
+                call.charged = now;
+                if let Some(tenant) = self.tenants.get_mut(&call.tenant) {
+                    tenant.time = tenant.time.saturating_add(us);
+                    tenant.begun = tenant.time;
+                }
+            }
+        }
+    }
+
+    /// Calls in the background leave the team of kernel threads to those in the foreground, if there are any.
+    fn tell_standings(&self) {
+        for thread in &self.threads {
+            if let (Some(standing), Some(call)) = (&thread.standing, &thread.call) {
+                standing.alone(call.place == Place::Background && self.running.foreground > 0);
+            }
+        }
     }
 
     /// Makes room by dropping the jobs that nobody waits for any more. Whether there were any.
@@ -354,7 +654,10 @@ impl State {
             .values()
             .flat_map(|t| t.queue.iter())
             .map(|w| &w.ticket.cancel);
-        let running = self.running.iter().flatten().map(|(_, cancel)| cancel);
+        let running = self
+            .threads
+            .iter()
+            .filter_map(|thread| Some(&thread.call.as_ref()?.cancel));
         waiting.chain(running).for_each(Cancel::cancel);
     }
 }

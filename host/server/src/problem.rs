@@ -192,6 +192,12 @@ impl Problem {
         .retry_after(retry_after_s)
     }
 
+    /// 429: no more streams can be open now.
+    pub(crate) fn too_many_streams(detail: &'static str, retry_after_s: u64) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self::new(status, "Too many streams", "too-many-streams", detail).retry_after(retry_after_s)
+    }
+
     /// 503: the server cannot take more now.
     pub(crate) fn busy(detail: impl Into<Cow<'static, str>>, retry_after_s: u64) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "Server busy", "busy", detail).retry_after(retry_after_s)

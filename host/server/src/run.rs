@@ -115,6 +115,7 @@ pub(crate) async fn start(app: &Arc<App>, ask: Ask<'_>) -> Result<Running, Probl
     } = ask;
     let ready = app.shelf.callable(version).await?;
     let owner = principal.owner();
+    refuse_early(app, owner, &ready, fresh)?;
     let size = body.len();
     let parsed = if size > LARGE_BODY {
         let parse = move || serde_json::from_slice(&body).map_err(|e| invalid_json(&e));
@@ -201,6 +202,17 @@ fn submit(
         .submit(ticket, job)
         .map_err(|refusal| refused(app, ready, refusal))?;
     Ok(outcome)
+}
+
+/// Refuses what the lanes have no room for before any work is done for it, unless the cache may answer.
+pub(crate) fn refuse_early(app: &App, owner: &Arc<str>, ready: &Ready, fresh: bool) -> Result<(), Problem> {
+    if !fresh && ready.may_be_cached() {
+        return Ok(());
+    }
+    match app.lanes.refuses(owner) {
+        Some(refusal) => Err(refused(app, ready, refusal)),
+        None => Ok(()),
+    }
 }
 
 /// A lane's refusal, counted, as the caller sees it.

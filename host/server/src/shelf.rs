@@ -51,13 +51,19 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
+    /// Whether an output may be there already: the version says that equal inputs have equal outputs, or its inputs can.
+    pub(crate) fn may_be_cached(&self) -> bool {
+        let seeded = || self.input.value()["properties"].get("seed").is_some();
+        self.deterministic.unwrap_or_else(seeded)
+    }
+
     /// How long a call will likely take, in microseconds.
     pub(crate) fn cost_us(&self) -> u64 {
         self.cost_us.load(Ordering::Relaxed)
     }
 
-    /// Serves a call of `caller` on this thread, strikes its secrets out of what the guest says, and learns from how it ends. A version that was quarantined while the call waited is
-    /// not entered any more: the call fails with that reason.
+    /// Serves a call of `caller` on this thread, strikes its secrets out of what the guest says, and learns from how it ends. A version
+    /// that was quarantined while the call waited is not entered any more: the call fails with that reason.
     pub(crate) fn call(&self, store: &Store, caller: &Arc<str>, mut call: Call, redactor: Redactor) -> Outcome {
         if let Some(why) = self.health.quarantine() {
             return Outcome {

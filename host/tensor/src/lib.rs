@@ -34,6 +34,7 @@ pub use budget::{Budget, Charge};
 pub use control::Control;
 pub use device::Device;
 pub use kv_cache::KvCache;
+pub use maquette_kernels::team::alone_while;
 pub use maquette_ops as ops;
 pub use program::{Program, ProgramCache, ProgramCost};
 pub use resident::WeightStore;
@@ -41,3 +42,9 @@ pub use runtime::{Runtime, RuntimeConfig};
 pub use scope::{Scope, Stats};
 pub use tensor::Tensor;
 pub use weight_file::{TensorInfo, WeightFile};
+
+/// Starts the threads that kernels share, with the priority of whoever calls it; otherwise the first op that shares work does.
+pub fn start_threads() {
+    maquette_kernels::team::team();
+    rayon::current_num_threads();
+}

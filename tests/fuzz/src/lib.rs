@@ -9,6 +9,7 @@
     reason = "a panic is how a target tells what it has found"
 )]
 
+mod components;
 mod manifests;
 pub mod mutate;
 mod ops;
@@ -18,6 +19,7 @@ mod requests;
 mod streams;
 mod tensors;
 mod uploads;
+mod urls;
 mod weight_files;
 
 /// A target: its name, which is its corpus' folder, and what it does with bytes.
@@ -34,7 +36,9 @@ pub const TARGETS: &[Target] = &[
     ("uploads", uploads::run),
     ("streams", streams::run),
     ("requests", requests::run),
+    ("components", components::run),
+    ("urls", urls::run),
 ];
 
-/// The longest input that is tried, in bytes.
-pub const MAX_INPUT: usize = 4096;
+/// The longest input that is tried, in bytes; a small component is half of it.
+pub const MAX_INPUT: usize = 8192;

@@ -9,7 +9,14 @@ use maquette_fuzz::{MAX_INPUT, TARGETS};
 /// Inputs of a target beside its corpus.
 const MUTATIONS: usize = 3000;
 
+/// Inputs of the target whose inputs are compiled.
+const COMPONENTS: usize = 400;
+
 fn holds(name: &str) {
+    holds_for(name, MUTATIONS);
+}
+
+fn holds_for(name: &str, mutations: usize) {
     let (_, target) = TARGETS.iter().find(|(target, _)| *target == name).unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let mut paths: Vec<_> = std::fs::read_dir(&folder)
@@ -23,7 +30,7 @@ fn holds(name: &str) {
         tried(*target, seed, &path.display().to_string());
     }
     let mut random = Random::new(0x006d_6171_7565_7474);
-    for i in 0..MUTATIONS {
+    for i in 0..mutations {
         let seed = &seeds[random.below(seeds.len())];
         let other = &seeds[random.below(seeds.len())];
         let input = mutate(seed, other, &mut random, MAX_INPUT);
@@ -84,4 +91,14 @@ fn every_event_of_a_stream_is_read_as_it_was_meant() {
 #[test]
 fn no_request_for_a_prediction_makes_the_host_fail() {
     holds("requests");
+}
+
+#[test]
+fn no_component_makes_the_host_fail() {
+    holds_for("components", COMPONENTS);
+}
+
+#[test]
+fn no_url_leads_inside() {
+    holds("urls");
 }

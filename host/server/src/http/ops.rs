@@ -43,10 +43,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
     let (queued, running) = app.lanes.depth();
     let snapshot = app.catalog.now();
     let (models, versions) = snapshot.count();
-    let connections = app
-        .config
-        .connections
-        .saturating_sub(app.connections.available_permits());
+    let connections = app.connections.open();
     let weight_bytes = app.sandboxes.weight_bytes();
     let now = Now {
         queued,

@@ -7,12 +7,15 @@ use std::sync::mpsc;
 use super::*;
 
 fn lanes(lanes: usize, queue: usize) -> Lanes {
-    Lanes::start(Bounds {
-        lanes,
-        queue,
-        wait: Duration::from_secs(3600),
-        bytes: 1 << 20,
-    })
+    Lanes::start(
+        Bounds {
+            lanes,
+            queue,
+            wait: Duration::from_secs(3600),
+            bytes: 1 << 20,
+        },
+        0,
+    )
     .unwrap()
 }
 
@@ -47,7 +50,10 @@ fn tenants_are_served_in_turn_however_many_calls_one_has_waiting() {
         for _ in 0..count {
             let order = order.clone();
             lanes
-                .submit(ticket(tenant, 1000), Box::new(move |_| order.send(tenant).unwrap()))
+                .submit(
+                    ticket(tenant, 1_000_000),
+                    Box::new(move |_| order.send(tenant).unwrap()),
+                )
                 .unwrap();
         }
     }
@@ -64,7 +70,7 @@ fn fairness_counts_cost_not_calls() {
     let release = block(&lanes);
     let (order, served) = mpsc::channel();
     for _ in 0..10 {
-        for (tenant, cost) in [("heavy", 9000), ("light", 1000)] {
+        for (tenant, cost) in [("heavy", 9_000_000), ("light", 1_000_000)] {
             let order = order.clone();
             lanes
                 .submit(ticket(tenant, cost), Box::new(move |_| order.send(tenant).unwrap()))
@@ -166,4 +172,83 @@ fn a_job_that_panics_leaves_its_lane_working() {
         .unwrap();
     finished.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(lanes.depth().0, 0);
+}
+
+#[test]
+fn lanes_stand_back_behind_the_threads_that_answer() {
+    let priority = || rustix::process::getpriority_process(None).unwrap();
+    let bounds = Bounds {
+        lanes: 1,
+        queue: 1,
+        wait: Duration::from_secs(1),
+        bytes: 1,
+    };
+    let lanes = Lanes::start(bounds, 3).unwrap();
+    let (tell, told) = mpsc::channel();
+    lanes
+        .submit(ticket("a", 1), Box::new(move |_| tell.send(priority()).unwrap()))
+        .unwrap();
+    assert_eq!(told.recv().unwrap(), (priority() + 3).min(19));
+}
+
+/// Occupies a thread as a call of a tenant that was predicted to take so long.
+fn occupy(lanes: &Lanes, tenant: &str, cost_us: u64) -> mpsc::Sender<()> {
+    let (release, held) = mpsc::channel::<()>();
+    let (started, running) = mpsc::channel();
+    let job: Job = Box::new(move |_| {
+        started.send(()).unwrap();
+        let _ = held.recv();
+    });
+    lanes.submit(ticket(tenant, cost_us), job).unwrap();
+    running.recv_timeout(Duration::from_secs(60)).unwrap();
+    release
+}
+
+#[test]
+fn a_short_call_never_waits_for_the_long_ones_of_others() {
+    let lanes = lanes(2, 100);
+    // Long by prediction, as many as there are lanes; then more, of which nobody knew that they would be.
+    for (cost_us, count) in [(10_000_000, 2), (1, 4)] {
+        let long: Vec<_> = (0..count)
+            .map(|i| occupy(&lanes, &format!("long-{i}"), cost_us))
+            .collect();
+        for _ in 0..20 {
+            let (done, finished) = mpsc::channel();
+            let job: Job = Box::new(move |_| done.send(()).unwrap());
+            lanes.submit(ticket("short", 1000), job).unwrap();
+            finished.recv_timeout(Duration::from_secs(60)).unwrap();
+        }
+        assert!(lanes.depth().1 >= long.len());
+        drop(long);
+        while lanes.depth() != (0, 0) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    // All threads are back, and none of them is in the background.
+    let all: Vec<_> = (0..2).map(|i| occupy(&lanes, &format!("next-{i}"), 1)).collect();
+    let state = lanes.shared.lock();
+    assert_eq!((state.running.foreground, state.running.background), (2, 0));
+    drop((state, all));
+}
+
+#[test]
+fn equally_long_calls_wait_for_each_other_and_one_tenant_has_no_more_than_the_lanes() {
+    let lanes = lanes(1, 100);
+    let first = occupy(&lanes, "first", 100_000_000);
+    let (done, finished) = mpsc::channel();
+    for tenant in ["first", "second"] {
+        let done = done.clone();
+        lanes
+            .submit(
+                ticket(tenant, 100_000_000),
+                Box::new(move |_| done.send(tenant).unwrap()),
+            )
+            .unwrap();
+    }
+    assert!(finished.recv_timeout(Duration::from_millis(50)).is_err());
+    drop(first);
+    let order: Vec<_> = (0..2)
+        .map(|_| finished.recv_timeout(Duration::from_secs(60)).unwrap())
+        .collect();
+    assert_eq!(order, ["second", "first"]);
 }

@@ -21,7 +21,7 @@ use crate::catalog::Version;
 use crate::ids;
 use crate::problem::Problem;
 use crate::redact::Redactor;
-use crate::run::checked;
+use crate::run::{checked, refuse_early};
 use crate::store::ledger::{self, IdempotencyKey};
 use crate::store::{StoreError, now_ms};
 
@@ -81,6 +81,7 @@ pub(crate) async fn create(app: &Arc<App>, ask: Ask) -> Result<Accepted, Problem
     }
     let ready = app.shelf.callable(&ask.version).await?;
     let owner = Arc::clone(ask.principal.owner());
+    refuse_early(app, &owner, &ready, ask.fresh)?;
     let mut input = Value::Object(ask.input);
     let mut kept_input = input.clone();
     let redactor = Redactor::take(ready.input.value(), &mut kept_input, ask.secret.as_deref());

@@ -12,6 +12,7 @@ use super::cache::CacheKey;
 use super::ending::{failed, finish, leave, measured, stopped, succeeded};
 use super::engine::record;
 use super::live::{Live, Reason};
+use super::placing::Placing;
 use super::telling::Telling;
 use crate::app::App;
 use crate::engine::{Call, Code, InputFile, Outcome};
@@ -177,6 +178,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
     // Whoever created it may have written it already.
     let mut recorded = job.recorded || live.is_recorded();
     let mut telling = Telling::new(&begun);
+    let mut placing = Placing::new(&begun);
     let outcome = loop {
         tokio::select! {
             biased;
@@ -196,8 +198,10 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
                 if let (Some(_), false) = live.stopping() {
                     break None;
                 }
+                placing.begin(&app, &live);
                 telling.changed(&app, &live);
             }
+            () = placing.done() => placing.begin(&app, &live),
             () = telling.due() => telling.tell(&app, &live),
         }
     };
@@ -206,6 +210,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
     {
         app.predictions.cache.land(key, &live);
     }
+    let placer = placing.end(&app, &live).await;
     let mut row = live.row();
     let (reason, _) = live.stopping();
     match (outcome, reason) {
@@ -222,7 +227,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
                 Ok(output) => {
                     app.metrics
                         .served(&job.ready.metrics, queue_us, row.took.compute_us, total_us);
-                    succeeded(&app, &live, &mut row, output, job.ready.iterator, job.key).await;
+                    succeeded(&app, &live, &mut row, output, placer, job.ready.iterator, job.key).await;
                 }
                 Err(failure) => {
                     let code = failure.code.name();

@@ -5,10 +5,10 @@
 //! microseconds each, and waking a thread costs as much as such a job.
 
 use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -27,11 +27,12 @@ type Task<'a> = dyn Fn(usize) + Sync + 'a;
 pub struct Team {
     shared: Arc<Shared>,
     members: Vec<Thread>,
-    turn: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Shared {
+    /// Whether somebody has the turn: the one thread that may open jobs.
+    turn: AtomicBool,
     /// Odd while a job is open; each job has a number of its own.
     epoch: AtomicUsize,
     job: UnsafeCell<Option<Job>>,
@@ -53,12 +54,14 @@ struct Job {
     /// What a task takes, about.
     each: u64,
     signal: Option<Raised>,
+    /// The flag of the thread that opened it, if it has one: see [`alone_while`].
+    alone: *const AtomicBool,
 }
 
 // SAFETY: `job` is written only by who has the turn, while no job is open and `active` is 0; members read it only between adding
 // themselves to `active` and taking themselves away, after they have seen that the job is still open.
 unsafe impl Sync for Shared {}
-// SAFETY: the pointer inside is to something `Sync`, and is used only while its owner waits in `Team::share`.
+// SAFETY: the pointers inside are to what is `Sync`, and are used only while their owner waits in `Team::share`.
 unsafe impl Send for Shared {}
 
 thread_local! {
@@ -66,6 +69,7 @@ thread_local! {
     static HAS_TURN: Cell<bool> = const { Cell::new(false) };
     /// Whether this thread is working on a task, which must not make jobs of its own.
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
+    static ALONE: OnceCell<Arc<AtomicBool>> = const { OnceCell::new() };
 }
 
 static TEAM: OnceLock<Team> = OnceLock::new();
@@ -84,6 +88,18 @@ pub fn set_threads(threads: usize) -> bool {
 /// The process's team: as many threads as the processor has cores, unless [`set_threads`] said otherwise.
 pub fn team() -> &'static Team {
     TEAM.get_or_init(|| Team::new(thread::available_parallelism().map_or(1, usize::from)))
+}
+
+/// From now on this thread's jobs are its own affair whenever `flag` is set: the team is left to others, at once even when a job is under
+/// way. A thread has one flag; a second is ignored.
+pub fn alone_while(flag: Arc<AtomicBool>) {
+    ALONE.with(|alone| {
+        let _ = alone.set(flag);
+    });
+}
+
+fn is_alone() -> bool {
+    ALONE.with(|alone| alone.get().is_some_and(|flag| flag.load(Ordering::Relaxed)))
 }
 
 /// Runs `task(i)` for each `i` below `tasks`, on the process's team if it is free and the work, which takes about `nanoseconds` on
@@ -110,6 +126,7 @@ impl Team {
     fn new(threads: usize) -> Self {
         let helpers = threads.clamp(1, 256) - 1;
         let shared = Arc::new(Shared {
+            turn: AtomicBool::new(false),
             epoch: AtomicUsize::new(0),
             job: UnsafeCell::new(None),
             next: AtomicUsize::new(0),
@@ -126,11 +143,7 @@ impl Team {
             spawned.ok().map(|handle| handle.thread().clone())
         };
         let members = (0..helpers).map_while(member).collect();
-        Self {
-            shared,
-            members,
-            turn: Mutex::new(()),
-        }
+        Self { shared, members }
     }
 
     /// How many threads there are, the caller's own included.
@@ -138,43 +151,37 @@ impl Team {
         self.members.len() + 1
     }
 
-    fn take_turn(&self) -> Option<MutexGuard<'_, ()>> {
-        match self.turn.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
+    /// The turn until what is returned is dropped, or the turn is ended before.
+    fn take_turn(&self) -> Option<Turn<'_>> {
+        if self.members.is_empty() || is_alone() || self.shared.turn.swap(true, Ordering::Acquire) {
+            return None;
         }
+        HAS_TURN.set(true);
+        Some(Turn(&self.shared))
     }
 
     fn engage<R>(&self, work: impl FnOnce() -> R) -> R {
-        struct Leave<'a>(&'a Shared);
-        impl Drop for Leave<'_> {
-            fn drop(&mut self) {
-                HAS_TURN.set(false);
-                self.0.engaged.store(false, Ordering::Relaxed);
-            }
-        }
-        if self.members.is_empty() || HAS_TURN.get() {
+        if HAS_TURN.get() {
             return work();
         }
         let Some(_turn) = self.take_turn() else {
             return work();
         };
-        HAS_TURN.set(true);
         self.shared.engaged.store(true, Ordering::Relaxed);
-        let _leave = Leave(&self.shared);
         work()
     }
 
     /// Tasks of so many nanoseconds each.
     fn run(&self, tasks: usize, each: u64, task: &Task<'_>) {
-        if HAS_TURN.get() {
+        if is_alone() {
+            // Whoever has kept the team so far gives it back.
+            self.shared.end_turn();
+        } else if HAS_TURN.get() {
+            return self.share(tasks, each, task);
+        } else if let Some(_turn) = self.take_turn() {
             return self.share(tasks, each, task);
         }
-        match (self.members.is_empty(), self.take_turn()) {
-            (false, Some(_turn)) => self.share(tasks, each, task),
-            _ => stop::counted(0..tasks, each).for_each(task),
-        }
+        stop::counted(0..tasks, each).for_each(task);
     }
 
     /// Works on a job together with the members. The caller has the turn.
@@ -188,6 +195,7 @@ impl Team {
             tasks,
             each,
             signal: stop::current(),
+            alone: ALONE.with(|alone| alone.get().map_or(std::ptr::null(), Arc::as_ptr)),
         };
         // SAFETY: this thread has the turn, no job is open and no member is active: the previous job ended so.
         unsafe { *shared.job.get() = Some(job) };
@@ -199,7 +207,7 @@ impl Team {
                 member.unpark();
             }
         }
-        shared.work(job);
+        shared.work(job, false);
         shared.epoch.store(number + 1, Ordering::SeqCst);
         let mut spins = 0_u32;
         while shared.active.load(Ordering::SeqCst) != 0 {
@@ -216,12 +224,33 @@ impl Team {
     }
 }
 
+/// The turn of this thread; ends with it.
+struct Turn<'a>(&'a Shared);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.end_turn();
+    }
+}
+
 impl Shared {
-    /// Takes tasks until there are none.
-    fn work(&self, job: Job) {
+    /// Ends this thread's turn, if it has it.
+    fn end_turn(&self) {
+        if HAS_TURN.replace(false) {
+            self.engaged.store(false, Ordering::Relaxed);
+            self.turn.store(false, Ordering::Release);
+        }
+    }
+
+    /// Takes tasks until there are none or, if it `helps` another thread, until that one has to work alone.
+    fn work(&self, job: Job, helps: bool) {
         let outer = IN_TASK.replace(true);
         let tasks = || {
             loop {
+                // SAFETY: as for the task below; a thread's flag lives as long as the thread.
+                if helps && unsafe { job.alone.as_ref() }.is_some_and(|alone| alone.load(Ordering::Relaxed)) {
+                    break;
+                }
                 let at = self.next.fetch_add(1, Ordering::Relaxed);
                 if at >= job.tasks {
                     break;
@@ -252,7 +281,7 @@ impl Shared {
             if self.epoch.load(Ordering::SeqCst) == epoch {
                 // SAFETY: the job is open and this member is active, so nobody writes it.
                 if let Some(job) = unsafe { *self.job.get() } {
-                    self.work(job);
+                    self.work(job, true);
                 }
             }
             self.active.fetch_sub(1, Ordering::SeqCst);
@@ -334,6 +363,42 @@ mod tests {
             });
             assert_eq!(sum.into_inner(), 45);
         }
+    }
+
+    #[test]
+    fn who_has_to_work_alone_gives_the_team_back_and_may_have_it_again() {
+        let team = Team::new(2);
+        let on_a_thread = |work: &(dyn Fn(&AtomicBool) + Sync)| {
+            thread::scope(|scope| {
+                let spawned = scope.spawn(|| {
+                    let flag = Arc::new(AtomicBool::new(false));
+                    alone_while(Arc::clone(&flag));
+                    work(&flag);
+                });
+                spawned.join().unwrap();
+            });
+        };
+        let taken = || team.shared.turn.load(Ordering::Relaxed);
+        on_a_thread(&|flag| {
+            let done = AtomicUsize::new(0);
+            let job = || {
+                team.run(100, 0, &|i| {
+                    // In the middle of a job.
+                    flag.store(i >= 50 || flag.load(Ordering::Relaxed), Ordering::Relaxed);
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+            };
+            team.engage(|| {
+                job();
+                assert!(taken(), "the job that was under way is whole");
+                job();
+                assert!(!taken(), "the next one is its own affair");
+                flag.store(false, Ordering::Relaxed);
+                team.run(4, 0, &|_| assert!(taken()));
+            });
+            assert_eq!(done.into_inner(), 200);
+        });
+        assert!(!taken());
     }
 
     #[test]

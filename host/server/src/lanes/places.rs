@@ -1,0 +1,205 @@
+//! Who runs at once: pure decisions over what runs and what waits.
+//!
+//! A call runs in the *foreground* or in the *background*. There are as many foreground places as lanes. Whoever has had less than
+//! another, and asks for much less than the other's call takes, does not wait for that call to end: it is put into the background,
+//! where it has what the foreground leaves, and its place is free. A call never comes back from there, so that no decision has to be
+//! taken twice; but whoever is ahead of a tenant with calls in the background starts there too, so that nobody starves.
+
+/// A call that is so many times shorter than another goes first.
+const SHORTER: u64 = 4;
+
+/// How many calls may be in the background for each lane.
+const PER_LANE: usize = 4;
+
+/// How many may be there at least.
+const AT_LEAST: usize = 8;
+
+/// Where a call runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Foreground,
+    Background,
+}
+
+/// Calls that run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) foreground: usize,
+    pub(super) background: usize,
+}
+
+impl Counts {
+    pub(super) fn all(self) -> usize {
+        self.foreground + self.background
+    }
+
+    pub(super) fn of(&mut self, place: Place) -> &mut usize {
+        match place {
+            Place::Foreground => &mut self.foreground,
+            Place::Background => &mut self.background,
+        }
+    }
+}
+
+/// How many calls may be in the background beside so many lanes.
+pub(crate) const fn background(lanes: usize) -> usize {
+    let many = lanes.saturating_mul(PER_LANE);
+    if many < AT_LEAST { AT_LEAST } else { many }
+}
+
+/// Where a tenant's next call starts, if it does: `running` of all and `own` of this tenant run; `ahead` tells whether the tenant has had
+/// more than one with calls in the background.
+///
+/// A tenant has no more calls at once than there are lanes, and once half as many run as the background holds no more than one: the
+/// other half is for those who have none.
+pub(super) fn place(lanes: usize, running: Counts, own: Counts, ahead: bool) -> Option<Place> {
+    let crowded = running.all() * 2 >= background(lanes);
+    if own.all() >= lanes || (crowded && own.all() > 0) {
+        return None;
+    }
+    if ahead && running.background < background(lanes) {
+        return Some(Place::Background);
+    }
+    (running.foreground < lanes).then_some(Place::Foreground)
+}
+
+/// A call in the foreground, as the decision about who gives way sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Runner {
+    /// What its tenant has had, this call included, in microseconds.
+    pub(super) time: u64,
+    /// What the call takes: as predicted, or what it has taken if that is more, in microseconds.
+    pub(super) takes_us: u64,
+}
+
+/// Which of the calls in the foreground gives way to one of `cost_us` whose tenant has had `time`: the longest of those whose tenants
+/// have had more.
+pub(super) fn gives_way(runners: impl Iterator<Item = Runner>, time: u64, cost_us: u64) -> Option<usize> {
+    let longer = runners.enumerate().filter(|(_, runner)| {
+        runner.time > time && runner.takes_us >= cost_us.saturating_mul(SHORTER) && runner.takes_us > 0
+    });
+    longer.max_by_key(|(_, runner)| runner.takes_us).map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn counts(foreground: usize, background: usize) -> Counts {
+        Counts { foreground, background }
+    }
+
+    #[test]
+    fn places() {
+        use Place::{Background, Foreground};
+        let none = Counts::default();
+        let table = [
+            ("an idle server", none, none, false, Some(Foreground)),
+            ("a free lane", counts(1, 3), none, false, Some(Foreground)),
+            ("no lane is free", counts(2, 0), none, false, None),
+            (
+                "one tenant may have every lane",
+                counts(1, 0),
+                counts(1, 0),
+                false,
+                Some(Foreground),
+            ),
+            ("but no more", counts(0, 2), counts(0, 2), false, None),
+            ("background counts", counts(1, 1), counts(1, 1), false, None),
+            (
+                "whoever is ahead goes beside those it has overtaken",
+                counts(0, 1),
+                none,
+                true,
+                Some(Background),
+            ),
+            ("even when lanes are taken", counts(2, 1), none, true, Some(Background)),
+            (
+                "or into a lane, when there is no room",
+                counts(1, 8),
+                none,
+                true,
+                Some(Foreground),
+            ),
+            (
+                "a crowd keeps out who is there",
+                counts(1, 4),
+                counts(0, 1),
+                false,
+                None,
+            ),
+            ("and nobody else", counts(1, 4), none, false, Some(Foreground)),
+        ];
+        for (promise, running, own, ahead, expected) in table {
+            assert_eq!(place(2, running, own, ahead), expected, "{promise}");
+        }
+    }
+
+    #[test]
+    fn who_gives_way() {
+        let runner = |time, takes_us| Runner { time, takes_us };
+        let table = [
+            ("nobody runs", vec![], None),
+            (
+                "a tenant that has had less keeps its place",
+                vec![runner(99, 900)],
+                None,
+            ),
+            ("as does a call that is not much longer", vec![runner(900, 39)], None),
+            (
+                "the longest gives way",
+                vec![runner(900, 40), runner(900, 50), runner(90, 60)],
+                Some(1),
+            ),
+        ];
+        for (promise, runners, expected) in table {
+            assert_eq!(gives_way(runners.into_iter(), 100, 10), expected, "{promise}");
+        }
+        assert_eq!(
+            gives_way([runner(9, 0)].into_iter(), 0, 0),
+            None,
+            "nothing is shorter than nothing"
+        );
+    }
+
+    proptest! {
+        /// However many tenants loop, as long as they are no more than half the background one who has had nothing finds a place at
+        /// once or somebody who can be moved.
+        #[test]
+        fn who_has_had_nothing_never_waits_for_who_loops(lanes in 1_usize..9, starts in proptest::collection::vec(0_usize..64, 0..200)) {
+            let hostile = background(lanes) / 2;
+            let (mut running, mut own) = (Counts::default(), vec![Counts::default(); hostile]);
+            for tenant in starts {
+                let tenant = tenant % hostile;
+                if let Some(place) = place(lanes, running, own[tenant], false) {
+                    *running.of(place) += 1;
+                    *own[tenant].of(place) += 1;
+                }
+                // A short call of somebody else comes.
+                if running.foreground == lanes {
+                    prop_assert!(running.background < background(lanes));
+                    let at = own.iter().position(|own| own.foreground > 0).unwrap_or_default();
+                    for counts in [&mut running, &mut own[at]] {
+                        counts.foreground -= 1;
+                        counts.background += 1;
+                    }
+                }
+                prop_assert_eq!(place(lanes, running, Counts::default(), false), Some(Place::Foreground));
+            }
+        }
+
+        #[test]
+        fn bounds_hold(lanes in 1_usize..9, starts in proptest::collection::vec((0_usize..20, any::<bool>()), 0..200)) {
+            let (mut running, mut own) = (Counts::default(), vec![Counts::default(); 20]);
+            for (tenant, ahead) in starts {
+                if let Some(place) = place(lanes, running, own[tenant], ahead) {
+                    *running.of(place) += 1;
+                    *own[tenant].of(place) += 1;
+                }
+                prop_assert!(running.foreground <= lanes && running.background <= background(lanes));
+                prop_assert!(own.iter().all(|own| own.all() <= lanes));
+            }
+        }
+    }
+}
