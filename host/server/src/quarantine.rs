@@ -4,7 +4,7 @@
 //! |---|---|
 //! | a call ends well, or the guest refuses an input in its own words | it lives: the faults before are forgotten |
 //! | a call ends in a trap, an exit, or out of memory or stack | a fault |
-//! | a timeout, a cancel, the caller's or the operator's limit, a failure of the host | nothing: the machine, the caller or the host may be the cause |
+//! | a timeout, a cancel, a refused output, a failure of the host | nothing: machine, caller or host may be the cause |
 //! | [`FAULTS`] faults of the model's owner or an admin within [`WINDOW_MS`] | quarantine |
 //! | as many of at least [`STRANGERS`] other owners together | quarantine |
 //! | it is released | callable, and nothing is held against it |

@@ -102,7 +102,7 @@ impl Redactor {
                 message: self.text(&message).into_owned(),
             },
             Event::Item(json) => Event::Item(self.json(json)),
-            // A file is the call's output, and its caller's alone.
+            // What a guest writes into a file is for whoever gave it the secret.
             Event::File(file) => Event::File(file),
         }
     }

@@ -62,8 +62,8 @@ impl Ready {
         self.cost_us.load(Ordering::Relaxed)
     }
 
-    /// Serves a call of `caller` on this thread, strikes its secrets out of what the guest says, and learns from how it ends. A version that was quarantined while the call waited is
-    /// not entered any more: the call fails with that reason.
+    /// Serves a call of `caller` on this thread, strikes its secrets out of what the guest says, and learns from how it ends. A version
+    /// that was quarantined while the call waited is not entered any more: the call fails with that reason.
     pub(crate) fn call(&self, store: &Store, caller: &Arc<str>, mut call: Call, redactor: Redactor) -> Outcome {
         if let Some(why) = self.health.quarantine() {
             return Outcome {

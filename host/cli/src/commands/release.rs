@@ -19,17 +19,16 @@ the version that is wrong, publish another one instead.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// OWNER/NAME[@VERSION], or a version's URL.
-    #[arg(value_name = "VERSION")]
-    version: String,
+    #[arg(value_name = "TARGET")]
+    target: String,
     #[command(flatten)]
     server: ServerArgs,
 }
 
 /// Tells the server.
 pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
-    let remote = Remote::parse(&args.version).ok_or_else(|| {
-        Failure::usage(format!("`{}` names no version on a server", args.version))
-            .help("write it as OWNER/NAME@VERSION")
+    let remote = Remote::parse(&args.target).ok_or_else(|| {
+        Failure::usage(format!("`{}` names no version on a server", args.target)).help("write it as OWNER/NAME@VERSION")
     })?;
     let client = remote.client(&args.server)?;
     let Remote {

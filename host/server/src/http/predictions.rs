@@ -149,10 +149,10 @@ async fn make(
         (path, _) => path,
     };
     let owner = Arc::clone(principal.owner());
+    // Signed, so that nobody without the server's key can compute it: a short secret could be guessed from a plain digest.
     let key = wishes.key.clone().map(|key| {
-        let fingerprint = request::fingerprint(version.id, &body.input, body.webhook.as_ref());
-        // As nobody can compute it without the server's key: a short secret could be guessed from a plain digest.
-        let fingerprint = app.secrets.sign("request", &hex::encode(fingerprint));
+        let request = request::fingerprint(version.id, &body.input, body.webhook.as_ref());
+        let fingerprint = app.secrets.sign("request", &hex::encode(request));
         IdempotencyKey { key, fingerprint }
     });
 
