@@ -39,7 +39,7 @@
 //! | 38 an op that a device has no memory for | as case 26; there is no other device than the processor |
 //! | 39, 40 what kernels panic on | `host/tensor/tests/hostile.rs`: `no_op_crashes_on_any_shapes_dtypes_or_attributes`, `no_op_of_images_crashes_on_any_sizes`, `division_by_zero_and_not_a_number_never_crash`, `ids_past_the_rows_are_the_callers_fault` |
 //! | 41 a flood of ops | `a_flood_of_small_ops_is_counted_and_ends_at_the_deadline` |
-//! | 42 a caller who leaves | `a_cancelled_call_stops_within_a_tick_or_so`; `host/tensor/tests/hostile.rs`: `nothing_starts_after_the_deadline_or_a_cancel`. A single op that runs is not interrupted |
+//! | 42 a caller who leaves | `a_cancelled_call_stops_within_a_tick_or_so`; `host/tensor/tests/hostile.rs`: `nothing_starts_after_the_deadline_or_a_cancel`. `host/tensor/kernels/src/stop.rs`: `a_kernel_stops_within_a_grain_of_work_on_every_thread` |
 //! | 43 another tenant's memory | `a_pattern_that_a_call_leaves_in_its_memory_is_in_no_later_call`; `host/tensor/tests/leaks.rs` |
 //! | 44 a flood of output | `a_flood_of_standard_output_is_dropped_and_counted`, `a_log_flood_is_bounded_and_counted`, `streamed_items_are_bounded_in_bytes_and_in_number`, `output_files_are_bounded_together`, `a_flood_of_metrics_keeps_32_and_notes_the_rest_within_the_log` |
 //! | 45 forged log lines | `a_forged_log_line_or_an_escape_sequence_is_tamed_wherever_it_comes_from`, `a_name_in_a_backtrace_is_cut_and_cannot_drive_a_terminal` |
@@ -52,12 +52,12 @@
 //! | 53, 54 what belongs to others, paths | `assets_and_weights_of_other_names_are_not_found_whatever_the_name` |
 //! | 55 clocks | `clocks_are_no_finer_than_a_millisecond` |
 //! | 56 random bytes | `random_bytes_are_bounded` |
-//! | 57 broken binaries | `a_component_cut_anywhere_or_with_a_byte_changed_is_refused_or_harmless`, `nested_components_instances_and_sections_without_end_are_refused`, `a_large_custom_section_is_not_kept`, `a_core_module_and_compiled_code_are_refused` |
-//! | 58 compiled code uploaded | `a_core_module_and_compiled_code_are_refused` |
+//! | 57 broken binaries | `a_component_cut_anywhere_or_with_a_byte_changed_is_refused_or_harmless`, `nested_components_instances_and_sections_without_end_are_refused`, `a_large_custom_section_is_not_kept`, `a_core_module_and_compiled_code_are_refused`; `host/server/tests/bombs.rs` |
+//! | 58 compiled code uploaded | `a_core_module_and_compiled_code_are_refused`; `host/server/tests/bombs.rs` |
 //! | 59 compiled code changed on disk | `a_tampered_cache_is_never_run_and_is_rebuilt` |
 //! | 60 a tag that moved | `host/package/src/blobs/tests.rs`: `bytes_with_another_digest_are_refused_and_leave_nothing`; versions are named by digest |
-//! | 61 a bomb for the compiler | `host/server/tests/publish.rs`: `a_component_that_wastes_the_compilers_time_is_refused` |
-//! | 62 a trap on every call | `a_version_that_traps_on_every_call_harms_no_neighbour` (there is no quarantine) |
+//! | 61 a bomb for the compiler | `host/server/tests/publish.rs`: `a_component_that_wastes_the_compilers_time_is_refused`, `bombs.rs`: `bombs_are_refused_within_limits_and_the_next_publish_is_served` |
+//! | 62 a trap on every call | `a_version_that_traps_on_every_call_harms_no_neighbour`; `tests/neighbours.rs`: `a_good_plugin_is_served_beside_all_hostile_ones_as_if_alone` |
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../common/mod.rs"]
