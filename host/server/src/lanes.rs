@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::places::{Counts, Place, Runner, gives_way, place};
+use self::places::{Counts, Place, Runner, is_tight, place};
 use self::standing::Standing;
 use crate::admission::{Bounds, Decision, Load, decide};
 use crate::engine::{Cancel, STACK_BYTES};
@@ -29,6 +29,10 @@ const YIELDS: u32 = 16;
 
 /// How often the keeper looks whether somebody has to give way, while calls wait.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// What a microsecond in the background counts for: a tenant whose calls are short may have so many times what each of those has whom
+/// it has overtaken, before it stands with them. So floods of long calls take little from it, and it does not starve them.
+const WEIGHT: u64 = 8;
 
 /// How often tenants are charged for what runs in the background.
 const CHARGE: Duration = Duration::from_millis(50);
@@ -110,8 +114,16 @@ impl Tenant {
 /// A thread's place in the state.
 #[derive(Default)]
 struct Thread {
+    /// Set from when it is started to when it says how it stands.
+    starts: bool,
     standing: Option<Standing>,
     call: Option<Running>,
+}
+
+impl Thread {
+    fn is_missing(&self) -> bool {
+        !self.starts && self.standing.is_none()
+    }
 }
 
 struct State {
@@ -130,8 +142,6 @@ struct State {
     running_us: u64,
     /// Threads asleep, to be woken when work comes.
     asleep: usize,
-    /// Threads that have ended and are to be replaced, by number.
-    ended: Vec<usize>,
     closed: bool,
 }
 
@@ -172,7 +182,6 @@ impl Lanes {
             running: Counts::default(),
             running_us: 0,
             asleep: 0,
-            ended: Vec::new(),
             closed: false,
         };
         let shared = Arc::new(Shared {
@@ -187,11 +196,12 @@ impl Lanes {
             shared: Arc::clone(&shared),
             keeper: Mutex::default(),
         };
-        let threads = (0..count)
-            .map(|number| shared.spawn(number).map(Some))
-            .collect::<std::io::Result<_>>()?;
+        for number in 0..count {
+            shared.lock().threads[number].starts = true;
+            shared.spawn(number)?;
+        }
         let keeper = std::thread::Builder::new().name("lane-keeper".to_owned());
-        let keeper = keeper.spawn(move || shared.keep(threads))?;
+        let keeper = keeper.spawn(move || shared.keep())?;
         *lanes.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper);
         Ok(lanes)
     }
@@ -315,12 +325,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(self: &Arc<Self>, number: usize) -> std::io::Result<JoinHandle<()>> {
+    /// Starts a thread; it is not waited for.
+    fn spawn(self: &Arc<Self>, number: usize) -> std::io::Result<()> {
         let shared = Arc::clone(self);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("lane-{number}"))
-            .stack_size(STACK_BYTES)
-            .spawn(move || shared.serve(number))
+            .stack_size(STACK_BYTES);
+        thread.spawn(move || shared.serve(number)).map(drop)
     }
 
     /// Puts a job that was let in into the queue, and sees to it that it does not wait for longer calls of others.
@@ -346,38 +357,40 @@ impl Shared {
         let standing = Standing::own(self.nice);
         let mut state = self.lock();
         state.threads[number].standing = Some(standing.clone());
-        let (mut patience, mut back) = (0, false);
+        state.threads[number].starts = false;
+        let mut patience = 0;
         loop {
-            let next = state.next().filter(|(_, place)| !back || *place == Place::Background);
-            if let Some(waiting) = next.and_then(|(tenant, place)| state.begin(number, &tenant, place)) {
+            let next = state.next();
+            let next = next.and_then(|(tenant, place)| Some((state.begin(number, &tenant, place)?, place)));
+            if let Some((waiting, place)) = next {
                 let more = state.asleep > 0 && state.next().is_some();
-                let stepping = !back && state.is_background(number);
                 drop(state);
                 if more {
                     self.work.notify_one();
                 }
-                if stepping {
+                if place == Place::Background {
                     standing.step_back();
                 }
                 if catch_unwind(AssertUnwindSafe(|| (waiting.job)(waiting.since.elapsed()))).is_err() {
                     tracing::error!("a job panicked on its lane");
                 }
+                if standing.is_back() {
+                    // Not under the lock: others would wait for a thread that has little of the processors.
+                    standing.end();
+                    self.chores.notify_one();
+                    return;
+                }
                 state = self.lock();
-                back |= state.finish(number);
+                state.finish(number);
                 if state.closed {
                     self.done.notify_all();
                     self.work.notify_all();
                 }
                 patience = YIELDS;
-            } else if back || (state.closed && state.queued == 0) {
-                state.threads[number].standing = None;
-                state.ended.push(number);
-                let wake = state.asleep > 0 && state.next().is_some();
+            } else if state.closed && state.queued == 0 {
+                standing.end();
                 drop(state);
                 self.chores.notify_one();
-                if wake {
-                    self.work.notify_one();
-                }
                 return;
             } else if patience > 0 {
                 // More work often follows at once; sleeping and being woken would cost more than the call itself.
@@ -393,45 +406,44 @@ impl Shared {
         }
     }
 
-    /// What the keeper does: replaces threads that have ended, and looks now and then whether a call has become so long that another
-    /// need not wait for it.
-    fn keep(self: &Arc<Self>, mut threads: Vec<Option<JoinHandle<()>>>) {
+    /// What the keeper does: replaces threads that have ended, charges for what runs in the background, and looks now and then whether
+    /// a call has become so long that another need not wait for it.
+    fn keep(self: &Arc<Self>) {
         let mut state = self.lock();
         loop {
-            let ended = std::mem::take(&mut state.ended);
-            let stays = !state.closed || state.queued > 0;
-            drop(state);
-            let mut failed = Vec::new();
-            for number in ended {
-                if let Some(thread) = threads[number].take() {
-                    let _ = thread.join();
+            for number in 0..state.threads.len() {
+                if state.threads[number].standing.as_ref().is_some_and(Standing::has_ended) {
+                    state.finish(number);
+                    state.threads[number] = Thread::default();
+                    if state.closed {
+                        self.done.notify_all();
+                        self.work.notify_all();
+                    }
                 }
-                if stays {
+                if state.threads[number].is_missing() && (!state.closed || state.queued > 0) {
                     match self.spawn(number) {
-                        Ok(thread) => threads[number] = Some(thread),
-                        Err(error) => {
-                            tracing::error!("a lane cannot be started again: {error}");
-                            failed.push(number);
-                        }
+                        Ok(()) => state.threads[number].starts = true,
+                        Err(error) => tracing::error!("a lane cannot be started again: {error}"),
                     }
                 }
             }
-            state = self.lock();
-            state.ended.append(&mut failed);
-            if state.closed && state.queued == 0 && threads.iter().all(Option::is_none) {
+            if state.closed && state.queued == 0 && state.threads.iter().all(Thread::is_missing) {
                 return;
             }
-            if state.make_room(Instant::now()) && state.asleep > 0 {
+            state.charge_background();
+            state.make_room(Instant::now());
+            let starts = state.next().is_some();
+            if starts && state.asleep > 0 {
                 self.work.notify_one();
             }
-            state.charge_background();
-            let waits = state.queued > 0 && state.next().is_none();
-            if waits || state.running.background > 0 || (!state.closed && !state.ended.is_empty()) {
-                let waited = self.chores.wait_timeout(state, if waits { LOOK } else { CHARGE });
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            } else if state.ended.is_empty() {
-                state = self.chores.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
+            // Whoever steps back does not wait for the lock to say that it has ended, so that a word of it may be missed.
+            let wait = if state.queued > 0 && !starts { LOOK } else { CHARGE };
+            state = if state.running.background > 0 || wait == LOOK || state.closed || state.lacks_threads() {
+                let waited = self.chores.wait_timeout(state, wait);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                self.chores.wait(state).unwrap_or_else(PoisonError::into_inner)
+            };
         }
     }
 }
@@ -469,7 +481,8 @@ impl State {
         let overtaken = overtaken.map(|tenant| tenant.time).min().unwrap_or(u64::MAX);
         let starts = self.tenants.iter().filter(|(_, tenant)| !tenant.queue.is_empty());
         let starts = starts.filter_map(|(name, tenant)| {
-            let place = place(self.lanes, self.running, tenant.running, tenant.time > overtaken)?;
+            let behind = tenant.time > overtaken || self.would_give_way(tenant);
+            let place = place(self.lanes, self.running, tenant.running, behind)?;
             Some((tenant.time, name, place))
         });
         let (_, name, place) = starts.min_by_key(|(time, ..)| *time)?;
@@ -511,10 +524,10 @@ impl State {
         Some(waiting)
     }
 
-    /// A thread's call has ended. Whether it was in the background.
-    fn finish(&mut self, number: usize) -> bool {
+    /// A thread's call has ended.
+    fn finish(&mut self, number: usize) {
         let Some(call) = self.threads[number].call.take() else {
-            return false;
+            return;
         };
         *self.running.of(call.place) -= 1;
         self.running_us = self.running_us.saturating_sub(call.cost_us);
@@ -526,23 +539,44 @@ impl State {
             }
         }
         self.tell_standings();
-        call.place == Place::Background
     }
 
-    fn is_background(&self, number: usize) -> bool {
-        let call = self.threads[number].call.as_ref();
-        call.is_some_and(|call| call.place == Place::Background)
+    fn lacks_threads(&self) -> bool {
+        self.threads.iter().any(Thread::is_missing)
     }
 
-    /// Moves a call into the background if the next one need not wait for it. Whether there was one.
+    /// Whether a tenant's next call, if it ran, would give way to one that does.
+    fn would_give_way(&self, tenant: &Tenant) -> bool {
+        let Some(first) = tenant.queue.front() else {
+            return false;
+        };
+        let cost_us = first.ticket.cost_us;
+        let runner = Runner {
+            time: tenant.time.saturating_add(cost_us),
+            takes_us: cost_us,
+        };
+        is_tight(self.lanes, self.running.foreground + 1)
+            && self.foreground().any(|(_, call)| {
+                let other = self.tenants.get(&call.tenant).map_or(0, Tenant::start);
+                runner.gives_way(other, call.cost_us)
+            })
+    }
+
+    /// The threads that run calls in the foreground.
+    fn foreground(&self) -> impl Iterator<Item = (usize, &Running)> {
+        let calls = self.threads.iter().enumerate();
+        let calls = calls.filter_map(|(number, thread)| Some((number, thread.call.as_ref()?)));
+        calls.filter(|(_, call)| call.place == Place::Foreground)
+    }
+
+    /// Moves calls into the background that give way to the one that starts next. Whether there were any.
     fn make_room(&mut self, now: Instant) -> bool {
-        let full = self.running.foreground >= self.lanes && self.running.background < background(self.lanes);
-        if self.queued == 0 || !full || self.next().is_some() {
+        if self.queued == 0 || !is_tight(self.lanes, self.running.foreground + 1) {
             return false;
         }
         // Who would start if there were a lane.
         let mut freed = self.running;
-        freed.foreground -= 1;
+        freed.foreground = freed.foreground.saturating_sub(1);
         let waits = self.tenants.values().filter_map(|tenant| {
             let cost_us = tenant.queue.front()?.ticket.cost_us;
             place(self.lanes, freed, tenant.running, false)?;
@@ -551,27 +585,21 @@ impl State {
         let Some((time, cost_us)) = waits.min_by_key(|(time, _)| *time) else {
             return false;
         };
-        let in_foreground = |thread: &Thread| {
-            let call = thread.call.as_ref()?;
-            let tenant = self.tenants.get(&call.tenant)?;
+        let longer = self.foreground().filter_map(|(number, call)| {
             let overrun = call.overrun(now);
             let runner = Runner {
-                time: tenant.time.saturating_add(overrun),
+                time: self.tenants.get(&call.tenant)?.time.saturating_add(overrun),
                 takes_us: call.cost_us.saturating_add(overrun),
             };
-            (call.place == Place::Foreground).then_some(runner)
-        };
-        let runners: Vec<_> = self
-            .threads
-            .iter()
-            .enumerate()
-            .filter_map(|(i, t)| Some((i, in_foreground(t)?)))
-            .collect();
-        let Some(at) = gives_way(runners.iter().map(|(_, runner)| *runner), time, cost_us) else {
-            return false;
-        };
-        self.step_back(runners[at].0, now);
-        true
+            runner.gives_way(time, cost_us).then_some((runner.takes_us, number))
+        });
+        let mut longer: Vec<_> = longer.collect();
+        longer.sort_unstable_by_key(|(takes_us, _)| std::cmp::Reverse(*takes_us));
+        longer.truncate(background(self.lanes).saturating_sub(self.running.background));
+        for (_, number) in &longer {
+            self.step_back(*number, now);
+        }
+        !longer.is_empty()
     }
 
     /// Moves a thread's call into the background.
@@ -610,7 +638,7 @@ impl State {
                 let us = u64::try_from(now.saturating_sub(call.charged).as_micros()).unwrap_or(0);
                 call.charged = now;
                 if let Some(tenant) = self.tenants.get_mut(&call.tenant) {
-                    tenant.time = tenant.time.saturating_add(us);
+                    tenant.time = tenant.time.saturating_add(us.saturating_mul(WEIGHT));
                     tenant.begun = tenant.time;
                 }
             }

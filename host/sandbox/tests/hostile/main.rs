@@ -52,12 +52,12 @@
 //! | 53, 54 what belongs to others, paths | `assets_and_weights_of_other_names_are_not_found_whatever_the_name` |
 //! | 55 clocks | `clocks_are_no_finer_than_a_millisecond` |
 //! | 56 random bytes | `random_bytes_are_bounded` |
-//! | 57 broken binaries | `a_component_cut_anywhere_or_with_a_byte_changed_is_refused_or_harmless`, `nested_components_instances_and_sections_without_end_are_refused`, `a_large_custom_section_is_not_kept`, `a_core_module_and_compiled_code_are_refused` |
-//! | 58 compiled code uploaded | `a_core_module_and_compiled_code_are_refused` |
+//! | 57 broken binaries | `a_component_cut_anywhere_or_with_a_byte_changed_is_refused_or_harmless`, `nested_components_instances_and_sections_without_end_are_refused`, `a_large_custom_section_is_not_kept`, `a_core_module_and_compiled_code_are_refused`; `host/server/tests/bombs.rs` |
+//! | 58 compiled code uploaded | `a_core_module_and_compiled_code_are_refused`; `host/server/tests/bombs.rs` |
 //! | 59 compiled code changed on disk | `a_tampered_cache_is_never_run_and_is_rebuilt` |
 //! | 60 a tag that moved | `host/package/src/blobs/tests.rs`: `bytes_with_another_digest_are_refused_and_leave_nothing`; versions are named by digest |
-//! | 61 a bomb for the compiler | `host/server/tests/publish.rs`: `a_component_that_wastes_the_compilers_time_is_refused` |
-//! | 62 a trap on every call | `a_version_that_traps_on_every_call_harms_no_neighbour` (there is no quarantine) |
+//! | 61 a bomb for the compiler | `host/server/tests/publish.rs`: `a_component_that_wastes_the_compilers_time_is_refused`, `bombs.rs`: `bombs_are_refused_within_limits_and_the_next_publish_is_served` |
+//! | 62 a trap on every call | `a_version_that_traps_on_every_call_harms_no_neighbour`; `tests/neighbours.rs`: `a_good_plugin_is_served_beside_all_hostile_ones_as_if_alone` |
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../common/mod.rs"]

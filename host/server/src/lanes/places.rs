@@ -1,12 +1,16 @@
 //! Who runs at once: pure decisions over what runs and what waits.
 //!
 //! A call runs in the *foreground* or in the *background*. There are as many foreground places as lanes. Whoever has had less than
-//! another, and asks for much less than the other's call takes, does not wait for that call to end: it is put into the background,
-//! where it has what the foreground leaves, and its place is free. A call never comes back from there, so that no decision has to be
-//! taken twice; but whoever is ahead of a tenant with calls in the background starts there too, so that nobody starves.
+//! another, and asks for much less than the other's call takes, neither waits for that call to end nor shares a processor with it: it
+//! is put into the background, where it has what the foreground leaves, and its place is free. A call never comes back from there, so
+//! that no decision has to be taken twice; but whoever is ahead of a tenant with calls in the background starts there too, so that
+//! nobody starves.
 
 /// A call that is so many times shorter than another goes first.
 const SHORTER: u64 = 4;
+
+/// Nobody gives way before it takes so long, in microseconds: there is no way back, and so much can be waited for.
+const LONG_US: u64 = 20_000;
 
 /// How many calls may be in the background for each lane.
 const PER_LANE: usize = 4;
@@ -72,13 +76,16 @@ pub(super) struct Runner {
     pub(super) takes_us: u64,
 }
 
-/// Which of the calls in the foreground gives way to one of `cost_us` whose tenant has had `time`: the longest of those whose tenants
-/// have had more.
-pub(super) fn gives_way(runners: impl Iterator<Item = Runner>, time: u64, cost_us: u64) -> Option<usize> {
-    let longer = runners.enumerate().filter(|(_, runner)| {
-        runner.time > time && runner.takes_us >= cost_us.saturating_mul(SHORTER) && runner.takes_us > 0
-    });
-    longer.max_by_key(|(_, runner)| runner.takes_us).map(|(at, _)| at)
+impl Runner {
+    /// Whether it gives way to a call of `cost_us` whose tenant has had `time`.
+    pub(super) fn gives_way(self, time: u64, cost_us: u64) -> bool {
+        self.time > time && self.takes_us >= cost_us.saturating_mul(SHORTER).max(LONG_US)
+    }
+}
+
+/// Whether so many calls in the foreground may be in each other's way: not while half of the lanes are free.
+pub(super) fn is_tight(lanes: usize, foreground: usize) -> bool {
+    foreground * 2 > lanes
 }
 
 #[cfg(test)]
@@ -138,29 +145,30 @@ mod tests {
 
     #[test]
     fn who_gives_way() {
-        let runner = |time, takes_us| Runner { time, takes_us };
         let table = [
-            ("nobody runs", vec![], None),
+            ("a tenant that has had less keeps its place", 99, 900_000, false),
+            ("as does one that has had as much", 100, 900_000, false),
+            ("and a call that is not much longer", 900, 39_999, false),
             (
-                "a tenant that has had less keeps its place",
-                vec![runner(99, 900)],
-                None,
-            ),
-            ("as does a call that is not much longer", vec![runner(900, 39)], None),
-            (
-                "the longest gives way",
-                vec![runner(900, 40), runner(900, 50), runner(90, 60)],
-                Some(1),
+                "whoever has had more and takes much longer gives way",
+                101,
+                40_000,
+                true,
             ),
         ];
-        for (promise, runners, expected) in table {
-            assert_eq!(gives_way(runners.into_iter(), 100, 10), expected, "{promise}");
+        for (promise, time, takes_us, expected) in table {
+            assert_eq!(Runner { time, takes_us }.gives_way(100, 10_000), expected, "{promise}");
         }
+        let short = Runner {
+            time: 9,
+            takes_us: LONG_US - 1,
+        };
+        assert!(!short.gives_way(0, 0), "what is short can be waited for");
         assert_eq!(
-            gives_way([runner(9, 0)].into_iter(), 0, 0),
-            None,
-            "nothing is shorter than nothing"
+            [1, 2, 3].map(|foreground| is_tight(4, foreground)),
+            [false, false, true]
         );
+        assert!(is_tight(1, 1));
     }
 
     proptest! {

@@ -36,7 +36,7 @@ fn block(lanes: &Lanes) -> mpsc::Sender<()> {
         started.send(()).unwrap();
         let _ = held.recv();
     });
-    lanes.submit(ticket("blocker", 1), job).unwrap();
+    lanes.submit(ticket("blocker", 1_000_000), job).unwrap();
     running.recv().unwrap();
     release
 }
@@ -70,7 +70,7 @@ fn fairness_counts_cost_not_calls() {
     let release = block(&lanes);
     let (order, served) = mpsc::channel();
     for _ in 0..10 {
-        for (tenant, cost) in [("heavy", 9_000_000), ("light", 1_000_000)] {
+        for (tenant, cost) in [("heavy", 3_000_000), ("light", 1_000_000)] {
             let order = order.clone();
             lanes
                 .submit(ticket(tenant, cost), Box::new(move |_| order.send(tenant).unwrap()))
@@ -80,7 +80,7 @@ fn fairness_counts_cost_not_calls() {
     drop((release, order));
     let first: Vec<_> = served.iter().take(11).collect();
     assert!(
-        first.iter().filter(|tenant| **tenant == "light").count() >= 9,
+        first.iter().filter(|tenant| **tenant == "light").count() >= 7,
         "{first:?}"
     );
 }
@@ -96,7 +96,7 @@ fn a_full_queue_refuses_at_once_and_cancelled_calls_make_room() {
             .submit(
                 Ticket {
                     cancel,
-                    ..ticket("a", 5_000_000)
+                    ..ticket("a", 3_000_000)
                 },
                 Box::new(|_| {}),
             )
@@ -104,12 +104,12 @@ fn a_full_queue_refuses_at_once_and_cancelled_calls_make_room() {
     }
     assert_eq!(
         lanes.submit(ticket("a", 1), Box::new(|_| {})),
-        Err(Refusal::OverShare(10))
+        Err(Refusal::OverShare(6))
     );
     for tenant in ["b", "c"] {
         lanes.submit(ticket(tenant, 1_000_000), Box::new(|_| {})).unwrap();
     }
-    assert_eq!(lanes.submit(ticket("d", 1), Box::new(|_| {})), Err(Refusal::Full(13)));
+    assert_eq!(lanes.submit(ticket("d", 1), Box::new(|_| {})), Err(Refusal::Full(9)));
     assert_eq!(lanes.depth(), (4, 1));
     cancel.cancel();
     lanes.submit(ticket("d", 1), Box::new(|_| {})).unwrap();
@@ -225,7 +225,9 @@ fn a_short_call_never_waits_for_the_long_ones_of_others() {
         }
     }
     // All threads are back, and none of them is in the background.
-    let all: Vec<_> = (0..2).map(|i| occupy(&lanes, &format!("next-{i}"), 1)).collect();
+    let all: Vec<_> = (0..2)
+        .map(|i| occupy(&lanes, &format!("next-{i}"), 10_000_000))
+        .collect();
     let state = lanes.shared.lock();
     assert_eq!((state.running.foreground, state.running.background), (2, 0));
     drop((state, all));
