@@ -65,8 +65,11 @@ fn a_good_plugin_is_served_beside_all_hostile_ones_as_if_alone() {
     let serve = Serve::start(&folder.path().join("data"), &[]);
     serve.publish("good", &good(), 20_000);
     let guests = hostile();
+    // Each owner has versions of its own: what breaks in the hands of several callers would be quarantined, and disturb nobody.
     for (name, component, _) in &guests {
-        serve.publish(name, component, HOSTILE_MS);
+        for n in 0..OWNERS {
+            serve.publish(&format!("{name}-{n}"), component, HOSTILE_MS);
+        }
     }
     let mut client = Client::new(serve.address, &serve.owner("good"));
     let owners: Vec<_> = (0..OWNERS).map(|n| serve.owner(&format!("hostile-{n}"))).collect();
@@ -74,8 +77,8 @@ fn a_good_plugin_is_served_beside_all_hostile_ones_as_if_alone() {
     // Connections take kinds by turns, so that each owner plays every part.
     let request = |which: usize| {
         let (name, _, _) = &guests[which % guests.len()];
-        let owner = &owners[which / guests.len() % OWNERS];
-        http::request(owner, "POST", &format!("/v1/models/me/{name}/run"), &[], b"{}")
+        let n = which / guests.len() % OWNERS;
+        http::request(&owners[n], "POST", &format!("/v1/models/me/{name}-{n}/run"), &[], b"{}")
     };
     let attack = |time| {
         // Its clients would be elsewhere: here they share the processors with what is measured, and give way to it.
