@@ -124,15 +124,19 @@ fn ten_times_more_than_can_be_served_takes_nothing_from_what_is_served() {
     let rested = host.serve.memory_kib("VmRSS");
     let (most, overloaded) = ((before + after) / 2.0, goodput(&done, time));
     let refused = check_refusals(&done);
+    let mut late: Vec<_> = done.iter().map(|done| done.late).collect();
+    late.sort_unstable();
     println!(
         "at most {most:.0}/s ({before:.0} before, {after:.0} after); {:.0}/s offered ({:.1} times as many): {overloaded:.0}/s served \
-         = {:.1} %; {} refused, p50 {:.1?}, p99 {:.1?}; memory {memory} KiB before, {peak} at most, {rested} after",
+         = {:.1} %; {} refused, p50 {:.1?}, p99 {:.1?} (this thread itself is late by p50 {:.1?}, p99 {:.1?}); memory {memory} KiB before, {peak} at most, {rested} after",
         done.len() as f64 / time.as_secs_f64(),
         done.len() as f64 / time.as_secs_f64() / most,
         100.0 * overloaded / most,
         refused.len(),
         at_permille(&refused, 500),
         at_permille(&refused, 990),
+        at_permille(&late, 500),
+        at_permille(&late, 990),
     );
     assert!(!refused.is_empty(), "it was no overload");
     assert!(overloaded >= 0.6 * most, "{overloaded} of {most}");

@@ -210,8 +210,16 @@ fn ten_thousand_open_streams_leave_the_server_answering_and_its_memory_bounded()
     let wanted = setting("MAQUETTE_IDLE_STREAMS", 10_000);
     let limit = raise_file_limit();
     let streams = wanted.min(limit.saturating_sub(200));
-    let most = (streams + 100).to_string();
-    let host = host(&["--lanes", "1", "--connections", &most]);
+    // Three quarters of the connections are for streams.
+    let (connections, each) = ((streams * 4 / 3 + 100).to_string(), streams.to_string());
+    let host = host(&[
+        "--lanes",
+        "1",
+        "--connections",
+        &connections,
+        "--streams-per-owner",
+        &each,
+    ]);
     let mut client = host.serve.client();
     let worker = host.serve.publish("worker", &guests::worker(), 600_000);
     // A prediction that runs and says nothing.
@@ -239,6 +247,9 @@ fn ten_thousand_open_streams_leave_the_server_answering_and_its_memory_bounded()
     let reply = host.serve.client().get("/v1/predictions").unwrap();
     assert_eq!(reply.status, 200, "whoever comes is answered");
     let took = asked.elapsed();
+    let one_more = host.serve.client().get(path).unwrap();
+    assert_eq!(one_more.status, 429, "{}", one_more.text());
+    assert!(one_more.header("retry-after").is_some());
     let each = after.saturating_sub(before) * 1024 / streams as u64;
     println!(
         "{streams} streams open after {opened:.1?}: {each} bytes of memory each ({before} KiB before, {after} KiB after); \
@@ -264,19 +275,20 @@ fn ten_thousand_open_streams_leave_the_server_answering_and_its_memory_bounded()
 }
 
 #[test]
-fn above_the_limit_on_connections_clients_wait_until_one_leaves() {
+fn when_all_connections_are_busy_clients_wait_until_one_leaves() {
     let host = host(&["--lanes", "1", "--connections", "20"]);
     let worker = host.serve.publish("worker", &guests::worker(), 600_000);
-    let mut client = host.serve.client();
-    let body = json!({"version": worker, "input": {"a": "l000"}});
-    let made = client.post("/v1/predictions", &body).unwrap().json();
-    let path = made["urls"]["stream"]
-        .as_str()
-        .unwrap()
-        .strip_prefix("http://test.local")
-        .unwrap();
-    drop(client);
-    let open: Vec<Reader> = (0..20).map(|_| Reader::open(host.serve.address, path, None)).collect();
+    // Each waits for an end that never comes.
+    let body = json!({"version": worker, "input": {"a": "l000"}}).to_string();
+    let wait = [("prefer", "wait")];
+    let call = http::request(&host.serve.token, "POST", "/v1/predictions", &wait, body.as_bytes());
+    let open: Vec<_> = (0..20)
+        .map(|_| {
+            let mut stream = http::connect(host.serve.address).unwrap();
+            stream.write_all(&call).unwrap();
+            stream
+        })
+        .collect();
     let mut late = http::connect(host.serve.address).unwrap();
     late.write_all(&http::request(&host.serve.token, "GET", "/healthz", &[], b""))
         .unwrap();

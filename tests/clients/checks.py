@@ -10,6 +10,7 @@ import queue
 import sys
 import threading
 import traceback
+import urllib.request
 
 TOLD = json.loads(os.environ["MAQUETTE_TEST"])
 URL = TOLD["url"]
@@ -26,7 +27,7 @@ CHECKS = []
 
 
 def check(*modes):
-    """Registers a check for servers of these modes: `http`, `https`, `full`."""
+    """Registers a check for servers of these modes: `http`, `https`, `full`, `stumbling`."""
 
     def register(function):
         CHECKS.append((modes, function))
@@ -66,6 +67,13 @@ def raises(kind, function, *args, **kwargs):
 def spoken(iterator):
     """An iterator's items as a list."""
     return [str(item) for item in iterator]
+
+
+def stumble(times=0, **plan):
+    """Makes the proxy in front of the server fail so often; how often it has failed since the last time. See stumbling_proxy.py."""
+    body = json.dumps({"times": times, **plan}).encode()
+    with urllib.request.urlopen(f"{URL}/stumble", data=body) as reply:
+        return json.load(reply)["stumbled"]
 
 
 class Receiver:

@@ -17,6 +17,8 @@ pub(crate) enum Kit {
     JavaScript,
     /// What the proxy that speaks TLS is made of.
     Proxy,
+    /// Schemathesis, which makes requests of every kind out of an OpenAPI document.
+    Schemathesis,
 }
 
 impl Kit {
@@ -27,19 +29,28 @@ impl Kit {
             Self::Python2 => ("python2", "replicate==2.0.0b4"),
             Self::JavaScript => ("javascript", "replicate@1.4.0"),
             Self::Proxy => ("proxy", "trustme==1.2.1"),
+            Self::Schemathesis => ("schemathesis", "schemathesis==4.32.0"),
         }
     }
 
     /// A command that runs a script of `tests/clients` with what is installed.
     pub(crate) fn script(self, name: &str) -> Command {
-        let folder = self.install();
-        let program = match self {
-            Self::JavaScript => "node".into(),
-            _ => folder.join("bin/python3"),
-        };
-        let mut command = Command::new(program);
+        let mut command = self.program(match self {
+            Self::JavaScript => "node",
+            _ => "python3",
+        });
+        command.arg(repository().join("tests/clients").join(name));
         command
-            .arg(repository().join("tests/clients").join(name))
+    }
+
+    /// A command that runs one of the programs that are installed.
+    pub(crate) fn program(self, name: &str) -> Command {
+        let folder = self.install();
+        let mut command = match self {
+            Self::JavaScript => Command::new(name),
+            _ => Command::new(folder.join("bin").join(name)),
+        };
+        command
             .env("MAQUETTE_CLIENT", &folder)
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("PYTHONIOENCODING", "utf-8");

@@ -35,7 +35,9 @@ async function rejected(promise) {
   try {
     result = await promise;
   } catch (error) {
-    if (error.response) error.problem = JSON.parse(error.message.match(/: (\{.*\})\.$/s)[1]);
+    // A proxy's error has no problem in it.
+    const body = error.message.match(/: (\{.*\})\.$/s);
+    if (error.response && body) error.problem = JSON.parse(body[1]);
     return error;
   }
   assert.fail(`${JSON.stringify(result)} came instead of an error`);
@@ -415,6 +417,40 @@ check("full", "whoever is refused is told when to come back", async () => {
   assert.equal(error.response.status, 429);
   assert.equal(String(error.problem.retry_after), error.response.headers.get("retry-after"));
   for (const { id } of held) await replicate.predictions.cancel(id);
+});
+
+/** Makes the proxy in front of the server fail so often; how often it has failed since the last time. See stumbling_proxy.py. */
+async function stumble(times = 0, plan = {}) {
+  const reply = await fetch(`${URL_}/stumble`, { method: "POST", body: JSON.stringify({ times, ...plan }) });
+  return (await reply.json()).stumbled;
+}
+
+const madeSoFar = async () => (await collect(replicate.paginate(replicate.predictions.list))).flat().length;
+
+check("stumbling", "what reads is tried again until it gets through", async () => {
+  for (const status of [429, 500, 502, 503, 504]) {
+    await stumble(3, { method: "GET", status, retry_after: "1" });
+    assert.equal((await replicate.models.get("local", "echo")).latest_version.id, VERSION.echo);
+    assert.equal(await stumble(), 3);
+  }
+});
+
+check("stumbling", "a run outlives polls that do not get through", async () => {
+  await stumble(4, { method: "GET", status: 503 });
+  const input = { text: "a b", delay_ms: 700 };
+  assert.deepEqual(await replicate.run(WORDS_REF, { input, wait: { mode: "poll", interval: 50 } }), ["a ", "b"]);
+  assert.equal(await stumble(), 4);
+});
+
+check("stumbling", "what is refused with 429 is sent again and done once, with 503 it is not", async () => {
+  const before = await madeSoFar();
+  await stumble(3, { method: "POST", status: 429, retry_after: "1" });
+  const made = await replicate.predictions.create({ version: VERSION.echo, input: { text: "a" } });
+  assert.deepEqual((await replicate.wait(made, { interval: 50 })).output, heard("a"));
+  assert.deepEqual([await stumble(), await madeSoFar()], [3, before + 1]);
+  await stumble(1, { method: "POST", status: 503, retry_after: "1" });
+  const refused = await rejected(replicate.predictions.create({ version: VERSION.echo, input: { text: "a" } }));
+  assert.deepEqual([await stumble(), refused.response.status, await madeSoFar()], [1, 503, before + 1]);
 });
 
 let failed = 0;

@@ -7,7 +7,7 @@ import pathlib
 import tempfile
 
 import replicate
-from checks import TEXT, TOKEN, TOLD, URL, VERSION, WORDS, Receiver, check, main, raises, spoken
+from checks import TEXT, TOKEN, TOLD, URL, VERSION, WORDS, Receiver, check, main, raises, spoken, stumble
 from replicate.client import Client
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.helpers import FileOutput
@@ -441,6 +441,49 @@ def a_full_server_refuses_once_and_nothing_is_made_twice():
     for prediction in held:
         prediction.cancel()
     assert replicate.run(ECHO, input={"text": "a"}) == heard("a")
+
+
+@check("stumbling")
+def what_reads_is_tried_again_until_it_gets_through():
+    made = replicate.run(ECHO, input={"text": "a"})
+    first = replicate.predictions.list().results[0]
+    for status, retry_after in ((429, "1"), (503, None), (504, None)):
+        stumble(2, method="GET", status=status, retry_after=retry_after)
+        assert replicate.predictions.get(first.id).output == made
+        assert stumble() == 2
+    stumble(1, method="GET", status=503)
+    assert replicate.models.get(ECHO).latest_version.id == VERSION["echo"]
+    assert stumble() == 1
+
+
+@check("stumbling")
+async def what_reads_is_tried_again_without_blocking_too():
+    stumble(3, method="GET", status=503)
+    assert (await replicate.models.async_get(ECHO)).name == "echo"
+    assert stumble() == 3
+
+
+@check("stumbling")
+def a_run_outlives_polls_that_do_not_get_through():
+    stumble(3, method="GET", status=503)
+    said = replicate.run(WORDS_REF, input={"text": "a b", "delay_ms": 700}, wait=False)
+    assert spoken(said) == ["a ", "b"]
+    assert stumble() == 3
+
+
+@check("stumbling")
+def what_writes_is_sent_once():
+    before = made_so_far()
+    stumble(1, method="POST", status=503, retry_after="1")
+    error = raises(ReplicateError, replicate.predictions.create, version=VERSION["echo"], input={"text": "a"})
+    assert (stumble(), error.status, made_so_far()) == (1, 503, before)
+    # Whoever sends it again after a lost reply finds it done under the same name.
+    named = Client(api_token=TOKEN, base_url=URL, headers={"Idempotency-Key": "python1-once"})
+    stumble(1, method="POST", status=502, lose=True)
+    raises(ReplicateError, named.predictions.create, version=VERSION["echo"], input={"text": "a"})
+    again = named.predictions.create(version=VERSION["echo"], input={"text": "a"})
+    again.wait()
+    assert (stumble(), again.output, made_so_far()) == (1, heard("a"), before + 1)
 
 
 if __name__ == "__main__":

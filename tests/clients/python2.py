@@ -10,7 +10,7 @@ import warnings
 
 import httpx
 import replicate
-from checks import TEXT, TOKEN, TOLD, URL, VERSION, WORDS, Receiver, check, main, raises
+from checks import TEXT, TOKEN, TOLD, URL, VERSION, WORDS, Receiver, check, main, raises, stumble
 from replicate import (
     AsyncReplicate,
     AuthenticationError,
@@ -433,6 +433,38 @@ def who_is_not_patient_is_told_when_to_come_back():
     assert error.body["retry_after"] == int(error.response.headers["retry-after"])
     for prediction in held:
         client.predictions.cancel(prediction_id=prediction.id)
+
+
+@check("stumbling")
+def what_reads_is_tried_again_until_it_gets_through():
+    for times, status, retry_after in ((2, 429, "1"), (1, 502, None), (2, 503, None), (1, 504, None)):
+        stumble(times, method="GET", status=status, retry_after=retry_after)
+        assert client.models.get(**of("echo")).latest_version.id == VERSION["echo"]
+        assert stumble() == times
+
+
+@check("stumbling")
+def what_is_refused_is_sent_again_and_done_once():
+    before = len(list(client.predictions.list()))
+    for times, status in ((2, 429), (1, 503)):
+        stumble(times, method="POST", status=status, retry_after="1")
+        made = client.predictions.create(version=VERSION["echo"], input={"text": "a"})
+        assert client.predictions.wait(prediction_id=made.id).output == heard("a")
+        assert stumble() == times
+    assert len(list(client.predictions.list())) == before + 2
+    stumble(2, method="POST", status=503)
+    assert client.run(ECHO, input={"text": "b"}) == heard("b")
+    assert (stumble(), len(list(client.predictions.list()))) == (2, before + 3)
+
+
+@check("stumbling")
+def what_is_sent_again_because_its_reply_was_lost_is_done_once_under_a_name():
+    before = len(list(client.predictions.list()))
+    stumble(2, method="POST", status=502, lose=True)
+    name = {"Idempotency-Key": "python2-once"}
+    made = client.predictions.create(version=VERSION["echo"], input={"text": "a"}, extra_headers=name)
+    assert client.predictions.wait(prediction_id=made.id).output == heard("a")
+    assert (stumble(), len(list(client.predictions.list()))) == (2, before + 1)
 
 
 if __name__ == "__main__":

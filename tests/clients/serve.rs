@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -23,6 +23,8 @@ pub(crate) enum Mode {
     Https,
     /// One call runs, one waits, and no more.
     Full,
+    /// Behind a proxy that now and then does not get through.
+    Stumbling,
 }
 
 impl Mode {
@@ -31,6 +33,7 @@ impl Mode {
             Self::Http => "http",
             Self::Https => "https",
             Self::Full => "full",
+            Self::Stumbling => "stumbling",
         }
     }
 }
@@ -47,7 +50,8 @@ impl Drop for Process {
 
 /// A server that runs, and what a script is told of it.
 pub(crate) struct Serving {
-    proxy: Option<Process>,
+    /// Ends with it.
+    _proxy: Option<Process>,
     server: Process,
     mode: Mode,
     told: Value,
@@ -71,20 +75,23 @@ impl Serving {
         ]);
         command.arg(data);
         let mut proxy = None;
+        let start_proxy = |script: &str| {
+            let mut command = Kit::Proxy.script(script);
+            command.arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().map(Process).unwrap();
+            let port = line(&mut child.0);
+            (child, port)
+        };
         match mode {
             Mode::Http => {}
             Mode::Https => {
-                let mut child = Kit::Proxy
-                    .script("tls_proxy.py")
-                    .arg(folder.path())
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::piped())
-                    .spawn()
-                    .map(Process)
-                    .unwrap();
-                let port = line(&mut child.0);
+                let (child, port) = start_proxy("tls_proxy.py");
                 command.args(["--public-url", &format!("https://127.0.0.1:{port}")]);
                 proxy = Some((child, format!("https://127.0.0.1:{port}")));
+            }
+            Mode::Stumbling => {
+                let (child, port) = start_proxy("stumbling_proxy.py");
+                proxy = Some((child, format!("http://127.0.0.1:{port}")));
             }
             Mode::Full => {
                 command.args(["--lanes", "1", "--queue", "1"]);
@@ -107,7 +114,7 @@ impl Serving {
         let known = std::fs::read_to_string(data.join("versions.json")).unwrap_or_else(|_| "{}".into());
         told["versions"] = serde_json::from_str(&known).unwrap();
         Self {
-            proxy,
+            _proxy: proxy,
             server,
             mode,
             told,
@@ -122,15 +129,34 @@ impl Serving {
     /// Runs a script's checks of this mode: whether all passed, and what it said.
     pub(crate) fn run(&self, kit: Kit, script: &str) -> (bool, String) {
         let mut command = kit.script(script);
+        command.arg(self.mode.name());
+        self.finish(command)
+    }
+
+    /// Sends whatever the server's own document allows and forbids, so many examples an operation: whether it kept to its document, and
+    /// what was found.
+    pub(crate) fn fuzz(&self, examples: usize) -> (bool, String) {
+        let mut command = Kit::Schemathesis.program("schemathesis");
+        // It keeps what it finds where it runs, and would begin with that the next time.
         command
-            .arg(self.mode.name())
+            .current_dir(self.folder.path())
+            .arg("--config-file")
+            .arg(crate::support::repository().join("tests/clients/schemathesis.toml"))
+            .args(["run", &format!("{}/openapi.json", self.text("url")), "--no-color"])
+            .args(["-H", &format!("Authorization: Bearer {}", self.text("token"))])
+            .args(["--max-examples", &examples.to_string()]);
+        self.finish(command)
+    }
+
+    fn finish(&self, mut command: Command) -> (bool, String) {
+        command
             .env("MAQUETTE_TEST", self.told.to_string())
             .env("REPLICATE_BASE_URL", self.text("url"))
             .env("REPLICATE_API_TOKEN", self.text("token"))
             .env("REPLICATE_POLL_INTERVAL", "0.05")
             // Files that a client keeps go with the test.
             .env("TMPDIR", self.folder.path());
-        if self.proxy.is_some() {
+        if self.mode == Mode::Https {
             let authority = self.folder.path().join("ca.pem");
             command
                 .env("SSL_CERT_FILE", &authority)

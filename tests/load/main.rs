@@ -2,13 +2,16 @@
 //!
 //! ```sh
 //! cargo run --release -p maquette --example load -- --url http://127.0.0.1:4747 --token "$(cat DATA/admin.token)" \
-//!     [--rate 1000] [--seconds 5] [--calls 2000] [--streams 1000]
+//!     [--rate 1000] [--seconds 5] [--calls 2000] [--streams 1000] [--folder DIR]
 //! ```
 //!
 //! It publishes two guests written as WebAssembly text (`me/worker`, `me/streamer`; the token has to allow that) and prints a JSON line
 //! a figure:
 //!
-//! - `create`: predictions that nobody waits for, so many a second, whatever becomes of them: from the request to the reply.
+//! - `sync`: 4 KiB written over and synced to disk in the folder (the current one, unless given), which should lie on the server's disk: the
+//!   least that anything recorded can take.
+//! - `create`: predictions that nobody waits for, so many a second, whatever becomes of them: from the request to the reply. `late` is how far behind
+//!   its own plan this program sends, which the scheduler does to the server as well; the ratio is to a sync at the same percentile.
 //! - `price_of_recording`: a prediction that is waited for beside the direct endpoint, in turns, on one connection each.
 //! - `streams`: readers of four predictions' streams at once: from the opening of the first to the end of the last.
 //!
@@ -23,8 +26,9 @@ mod guests;
 #[path = "../support/http.rs"]
 mod http;
 
-use std::io::{BufReader, Write as _};
+use std::io::{BufReader, Seek as _, SeekFrom, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flood::{Flood, Pace, at_permille};
@@ -45,6 +49,7 @@ struct Args {
     seconds: u64,
     calls: usize,
     streams: usize,
+    folder: PathBuf,
 }
 
 impl Args {
@@ -56,6 +61,7 @@ impl Args {
             seconds: 5,
             calls: 2000,
             streams: 1000,
+            folder: ".".into(),
         };
         let mut words = std::env::args().skip(1);
         while let Some(name) = words.next() {
@@ -75,6 +81,7 @@ impl Args {
                 "--rate" => args.rate = value.parse().expect("--rate is a number"),
                 "--seconds" => args.seconds = value.parse().expect("--seconds is a number"),
                 "--calls" => args.calls = value.parse().expect("--calls is a number"),
+                "--folder" => args.folder = value.into(),
                 "--streams" => args.streams = value.parse().expect("--streams is a number"),
                 _ => panic!("{name} is not known; see the first lines of this file"),
             }
@@ -87,7 +94,8 @@ fn main() {
     let args = Args::read();
     let worker = publish(&args, "worker", &guests::worker());
     let streamer = publish(&args, "streamer", &guests::streamer());
-    create(&args, &worker);
+    let sync = sync(&args);
+    create(&args, &worker, &sync);
     price(&args, &worker);
     streams(&args, &streamer);
 }
@@ -110,7 +118,31 @@ fn publish(args: &Args, name: &str, component: &[u8]) -> String {
     reply.json()["id"].as_str().unwrap().to_owned()
 }
 
-fn create(args: &Args, version: &str) {
+/// How long syncs to disk take, sorted.
+fn sync(args: &Args) -> Vec<Duration> {
+    let mut file = tempfile::tempfile_in(&args.folder).expect("a folder that can be written to");
+    let block = [7; 4096];
+    for _ in 0..256 {
+        file.write_all(&block).unwrap();
+    }
+    file.sync_all().unwrap();
+    let mut took: Vec<_> = (0..1000)
+        .map(|n| {
+            file.seek(SeekFrom::Start(n % 256 * 4096)).unwrap();
+            file.write_all(&block).unwrap();
+            let began = Instant::now();
+            file.sync_data().unwrap();
+            began.elapsed()
+        })
+        .collect();
+    took.sort_unstable();
+    print(&json!({
+        "what": "sync", "p50_ms": ms(at_permille(&took, 500)), "p99_ms": ms(at_permille(&took, 990)), "max_ms": ms(at_permille(&took, 1000)),
+    }));
+    took
+}
+
+fn create(args: &Args, version: &str, sync: &[Duration]) {
     let body = json!({"version": version, "input": {"a": "e000"}}).to_string();
     let request = http::request(&args.token, "POST", "/v1/predictions", &[], body.as_bytes());
     let done = Flood {
@@ -127,11 +159,16 @@ fn create(args: &Args, version: &str) {
         .map(|done| done.took)
         .collect();
     took.sort_unstable();
+    let mut late: Vec<_> = done.iter().map(|done| done.late).collect();
+    late.sort_unstable();
+    let ratio = |permille| at_permille(&took, permille).as_secs_f64() / at_permille(sync, permille).as_secs_f64();
     let last = done.iter().map(|done| done.at).max().unwrap_or_default();
     print(&json!({
         "what": "create", "asked_per_s": args.rate, "sent_per_s": done.len() as f64 / last.as_secs_f64(),
         "created": took.len(), "refused": done.iter().filter(|done| matches!(done.status, 429 | 503)).count(),
         "p50_ms": ms(at_permille(&took, 500)), "p99_ms": ms(at_permille(&took, 990)), "max_ms": ms(at_permille(&took, 1000)),
+        "late_p50_ms": ms(at_permille(&late, 500)), "late_p99_ms": ms(at_permille(&late, 990)),
+        "p50_over_sync": ratio(500), "p99_over_sync": ratio(990),
     }));
     settle(args);
 }

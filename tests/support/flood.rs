@@ -17,6 +17,8 @@ pub struct Done {
     /// Whether the reply said `Retry-After`.
     pub retry_after: bool,
     pub body: Vec<u8>,
+    /// From the moment at which it was to be sent to the sending: what this thread is behind.
+    pub late: Duration,
     /// From the sending to the end of the reply.
     pub took: Duration,
     /// From the beginning of the flood to the end of the reply.
@@ -71,12 +73,13 @@ impl Flood<'_> {
         let mut done = Vec::new();
         loop {
             let which = next.fetch_add(1, Ordering::Relaxed);
+            let mut planned = Instant::now();
             if let Pace::Open(rate) = self.pace {
-                let at = started + Duration::from_secs_f64(which as f64 / rate);
-                if at > started + self.time {
+                planned = started + Duration::from_secs_f64(which as f64 / rate);
+                if planned > started + self.time {
                     return done;
                 }
-                tokio::time::sleep_until(at.into()).await;
+                tokio::time::sleep_until(planned.into()).await;
             }
             if started.elapsed() > self.time {
                 return done;
@@ -90,6 +93,7 @@ impl Flood<'_> {
                 status,
                 retry_after,
                 body,
+                late: sent.saturating_duration_since(planned),
                 took: sent.elapsed(),
                 at: started.elapsed(),
             });

@@ -22,6 +22,11 @@ pub struct Serve {
 impl Serve {
     /// Starts a server on a data folder, on a port of its own. What it logs is added to `DATA.log`.
     pub fn start(data: &Path, args: &[&str]) -> Self {
+        Self::start_in(data, args, &[])
+    }
+
+    /// [`Serve::start`] with these variables in its environment.
+    pub fn start_in(data: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let log = data.with_extension("log");
         let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
         let mut command = super::maquette();
@@ -29,6 +34,7 @@ impl Serve {
             .args(["serve", "--json", "--bind", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(args)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(file);
         let mut child = command.spawn().unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use maquette_package::version::{Blob, VersionManifest};
 use maquette_package::{Digest, Progress};
 use serde_json::{Value, json};
-use ureq::http::{Method, Request};
+use ureq::http::{Method, Request, StatusCode};
 
 use crate::failure::{Exit, Failure, Result};
 use crate::paths;
@@ -31,6 +31,9 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "MAQUETTE_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 }
+
+/// What became of a request.
+type Sent = Result<ureq::http::Response<ureq::Body>, ureq::Error>;
 
 /// A server, as a client sees it.
 pub(crate) struct Client {
@@ -81,12 +84,22 @@ impl Client {
         self.send(Method::POST, path, Some(body))
     }
 
+    /// DELETE of a path.
+    pub(crate) fn delete(&self, path: &str) -> Result<()> {
+        self.send(Method::DELETE, path, None).map(drop)
+    }
+
     fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let sent = self.sent(method, path, body)?;
+        self.answer(sent)
+    }
+
+    fn sent(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Sent> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let sent = match body {
+        Ok(match body {
             Some(body) => {
                 let request = request
                     .header("content-type", "application/json")
@@ -96,8 +109,7 @@ impl Client {
             None => self
                 .agent
                 .run(request.body(()).map_err(|e| self.bad_address(&e.to_string()))?),
-        };
-        self.answer(sent)
+        })
     }
 
     fn bad_address(&self, why: &str) -> Failure {
@@ -105,8 +117,14 @@ impl Client {
             .help("--server http://HOST:PORT")
     }
 
-    /// The body of a good answer; the problem of a bad one.
-    fn answer(&self, sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {
+    /// The body of a good answer; what a bad one means.
+    fn answer(&self, sent: Sent) -> Result<Value> {
+        self.heard(sent)?
+            .map_err(|(status, problem)| refused(&self.base, status, &problem, self.token.is_some()))
+    }
+
+    /// The body of a good answer; status and problem of a bad one.
+    fn heard(&self, sent: Sent) -> Result<Result<Value, (u16, Value)>> {
         let mut response = sent.map_err(|e| {
             Failure::new(Exit::Server, format!("{} cannot be reached: {e}", self.base))
                 .help("start a server with `maquette serve`, or name another one with --server URL")
@@ -118,14 +136,17 @@ impl Client {
             .limit(64 << 20)
             .read_to_string()
             .map_err(|e| Failure::new(Exit::Server, format!("{} broke off its answer: {e}", self.base)))?;
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Ok(Value::Null));
+        }
         if status.is_success() {
-            return serde_json::from_str(&text).map_err(|_| {
+            return serde_json::from_str(&text).map(Ok).map_err(|_| {
                 Failure::new(Exit::Server, format!("{} did not answer with JSON", self.base))
                     .help("is this the address of a maquette server?")
             });
         }
         let problem: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Err(refused(&self.base, status.as_u16(), &problem, self.token.is_some()))
+        Ok(Err((status.as_u16(), problem)))
     }
 
     /// Which of these blobs the server lacks.
@@ -164,12 +185,30 @@ impl Client {
         self.answer(sent).map(drop)
     }
 
-    /// Makes a version of a manifest whose blobs the server has.
-    pub(crate) fn publish(&self, owner: &str, manifest: &VersionManifest, aliases: &[String]) -> Result<Value> {
+    /// Makes a version of a manifest whose blobs the server has. `accept` agrees that it asks for more than the version before; without,
+    /// what grew comes back as the inner error: objects with `field`, `before` and `now`.
+    pub(crate) fn publish(
+        &self,
+        owner: &str,
+        manifest: &VersionManifest,
+        aliases: &[String],
+        accept: bool,
+    ) -> Result<Result<Value, Vec<Value>>> {
         let document: Value = serde_json::from_str(&manifest.canonical_json())
             .map_err(|e| Failure::failed(format!("the manifest cannot be sent: {e}")))?;
-        let body = json!({"manifest": document, "id": manifest.id().to_string(), "aliases": aliases});
-        self.post(&format!("/v1/models/{owner}/{}/versions", manifest.name), &body)
+        let mut body = json!({"manifest": document, "id": manifest.id().to_string(), "aliases": aliases});
+        if accept {
+            body["accept_grants"] = true.into();
+        }
+        let path = format!("/v1/models/{owner}/{}/versions", manifest.name);
+        let sent = self.sent(Method::POST, &path, Some(&body))?;
+        match self.heard(sent)? {
+            Ok(answer) => Ok(Ok(answer)),
+            Err((_, problem)) if problem["code"] == "needs-consent" => {
+                Ok(Err(problem["grew"].as_array().cloned().unwrap_or_default()))
+            }
+            Err((status, problem)) => Err(refused(&self.base, status, &problem, self.token.is_some())),
+        }
     }
 }
 

@@ -14,7 +14,13 @@ pub(crate) enum Format {
 
 /// Starts logging at `level` unless `MAQUETTE_LOG` says otherwise. The first call decides.
 pub(crate) fn start(level: &str, format: Format) {
-    let filter = EnvFilter::try_from_env("MAQUETTE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let mut filter = EnvFilter::try_from_env("MAQUETTE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    // These write URLs and heads of requests, in which there may be secrets: not because everything is to be logged.
+    for library in ["ureq", "ureq_proto", "rustls", "hyper", "hyper_util"] {
+        if let Ok(quiet) = format!("{library}=warn").parse() {
+            filter = filter.add_directive(quiet);
+        }
+    }
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr())
         && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let log = tracing_subscriber::fmt()

@@ -70,6 +70,10 @@ enum Command {
     Serve(commands::serve::Args),
     /// Publish a model to a server.
     Publish(commands::publish::Args),
+    /// Make, list and revoke the tokens of a server.
+    Token(commands::token::Args),
+    /// Let a quarantined version on a server be called again.
+    Release(commands::release::Args),
     /// Show what a model or a component is.
     Inspect(commands::inspect::Args),
     /// Measure this machine's figures, each as a ratio in one run.
@@ -131,6 +135,8 @@ fn run(command: Command, ui: &mut Ui) -> Result<()> {
         Command::Up(args) => commands::up::run(&args, ui),
         Command::Serve(args) => commands::serve::run(&args, ui),
         Command::Publish(args) => commands::publish::run(&args, ui),
+        Command::Token(args) => commands::token::run(&args, ui),
+        Command::Release(args) => commands::release::run(&args, ui),
         Command::Inspect(args) => commands::inspect::run(&args, ui),
         Command::Bench(args) => commands::bench::run(&args, ui),
         Command::Doctor(args) => commands::doctor::run(&args, ui),

@@ -23,7 +23,7 @@ pub struct OutputFile {
     /// As the guest declared it, reduced to printable ASCII.
     pub media_type: String,
     /// The file itself.
-    pub bytes: Vec<u8>,
+    pub bytes: Arc<[u8]>,
 }
 
 /// One call of [`crate::Guest::call`].
@@ -39,7 +39,7 @@ pub struct Call {
     pub timeout: Option<Duration>,
     /// Cancels the call from another thread.
     pub cancel: Cancel,
-    /// Is told of logs, progress and streamed items as they come, on the thread of the call.
+    /// Is told of logs, progress, files and streamed items as they come, on the thread of the call.
     pub events: Option<Box<dyn FnMut(Event) + Send + Sync>>,
 }
 
@@ -103,7 +103,9 @@ pub enum Event {
         /// In the guest's words.
         message: String,
     },
-    /// An item of a streamed output, as JSON text.
+    /// A file was finished. Its place in the order in which they come is the index by which items and output refer to it.
+    File(OutputFile),
+    /// An item of a streamed output, as JSON text. The files that it refers to have come before.
     Item(String),
 }
 
@@ -128,6 +130,9 @@ pub struct Failure {
     pub message: String,
     /// For the contributor: the guest's own words and a symbolised backtrace.
     pub detail: Option<String>,
+    /// Whether the guest broke: a trap, an exit, a broken rule of the contract, or the end of its memory or stack. Its own errors, its
+    /// deadline, a cancel and what the host refuses of its output are not that.
+    pub broke: bool,
 }
 
 impl Failure {
@@ -136,6 +141,7 @@ impl Failure {
             code,
             message: message.into(),
             detail: None,
+            broke: false,
         }
     }
 }

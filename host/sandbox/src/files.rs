@@ -244,7 +244,7 @@ mod tests {
             &mut output,
             &[OutputFile {
                 media_type: "text/plain".into(),
-                bytes: b"ok".to_vec(),
+                bytes: b"ok"[..].into(),
             }],
         );
         assert_eq!(

@@ -1,6 +1,8 @@
 //! Which imports a component may have: those of the world `model` and the allowed part of WASI, checked by name before
 //! anything is compiled.
 
+use std::collections::BTreeSet;
+
 use wasmparser::{ComponentExternalKind, Encoding, Parser, Payload};
 
 use crate::error::Error;
@@ -23,11 +25,12 @@ const CONTRACT: &[&str] = &[
 /// What every component has to export, without a version.
 const EXPORT: &str = "maquette:model/predictor";
 
-/// Refuses what is no component, what imports anything outside the world (by name), and what does not export a predictor.
+/// Refuses what is no component, what imports anything outside the world (by name), and what does not export a predictor. Returns the
+/// interfaces that it imports, without versions, sorted.
 ///
 /// # Errors
 /// With [`crate::ErrorKind::Component`], naming the import and what to do instead.
-pub fn check_imports(wasm: &[u8]) -> Result<(), Error> {
+pub fn check_imports(wasm: &[u8]) -> Result<Vec<String>, Error> {
     if wasm.len() as u64 > MAX_COMPONENT_BYTES {
         return Err(Error::component(format!(
             "the component is {} bytes, the limit is {MAX_COMPONENT_BYTES}: put data into [weights] or [assets] instead of the code",
@@ -36,6 +39,7 @@ pub fn check_imports(wasm: &[u8]) -> Result<(), Error> {
     }
     let malformed = |e: wasmparser::BinaryReaderError| Error::component(format!("not a valid component: {e}"));
     let mut exports_predictor = false;
+    let mut imports = BTreeSet::new();
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.map_err(malformed)? {
@@ -51,7 +55,9 @@ pub fn check_imports(wasm: &[u8]) -> Result<(), Error> {
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section {
-                    check_import(import.map_err(malformed)?.name.name)?;
+                    let name = import.map_err(malformed)?.name.name;
+                    check_import(name)?;
+                    imports.insert(unversioned(name).to_owned());
                 }
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
@@ -65,7 +71,7 @@ pub fn check_imports(wasm: &[u8]) -> Result<(), Error> {
         }
     }
     if exports_predictor {
-        Ok(())
+        Ok(imports.into_iter().collect())
     } else {
         Err(Error::component(format!(
             "the component does not export `{EXPORT}`: in Rust, implement `Model` and write `maquette::export!(YourModel);`"

@@ -96,6 +96,9 @@ pub struct Prepared {
     pub component_bytes: u64,
     /// What the guest logged while it loaded.
     pub load_logs: Vec<LogLine>,
+    /// The interfaces that the component imports, without versions, sorted; nothing in records from before they were noted.
+    #[serde(default)]
+    pub imports: Option<Vec<String>>,
 }
 
 impl Prepared {
@@ -118,7 +121,7 @@ pub fn prepare(engine: &Engine, parts: &Parts) -> Result<Prepared, Error> {
         return Ok(prepared);
     }
     let wasm = read_component(&parts.component.path)?;
-    check_imports(&wasm)?;
+    let imports = check_imports(&wasm)?;
     let runtime =
         Runtime::cpu(RuntimeConfig::default()).map_err(|e| Error::host(format!("starting the tensor runtime: {e}")))?;
     let package = Arc::new(open_package(&runtime, parts)?);
@@ -173,6 +176,7 @@ pub fn prepare(engine: &Engine, parts: &Parts) -> Result<Prepared, Error> {
         artifact_bytes: artifact.bytes,
         component_bytes: wasm.len() as u64,
         load_logs: run.store.data().log.take().0,
+        imports: Some(imports),
     };
     remember(engine, &key, &prepared);
     Ok(prepared)
@@ -185,7 +189,7 @@ fn key(parts: &Parts) -> String {
         sha.update((text.len() as u64).to_le_bytes());
         sha.update(text);
     };
-    add("prepared/1");
+    add("prepared/2");
     add(&parts.component.digest);
     for (kind, list) in [("weights", &parts.weights), ("assets", &parts.assets)] {
         add(kind);

@@ -73,6 +73,12 @@ pub(crate) struct Asset {
     pub(crate) size: u64,
 }
 
+/// A file that the guest is writing.
+pub(crate) struct Draft {
+    pub(crate) media_type: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
 /// The data of a sandbox's store.
 pub(crate) struct State {
     pub(crate) limiter: Limiter,
@@ -91,7 +97,7 @@ pub(crate) struct State {
     pub(crate) caches: Slab<KvCache>,
     pub(crate) files: Vec<InputFile>,
     pub(crate) inputs: Slab<usize>,
-    pub(crate) outputs: Slab<OutputFile>,
+    pub(crate) outputs: Slab<Draft>,
     pub(crate) finished: Vec<OutputFile>,
     pub(crate) file_bytes: u64,
     pub(crate) items: usize,

@@ -27,6 +27,9 @@ pub(crate) fn explain(
     limiter: &Limiter,
     logs: &[LogLine],
 ) -> Failure {
+    // Sandboxes that there is no room for are the host's matter.
+    let broke = !error.is::<wasmtime::PoolConcurrencyLimitError>()
+        && !matches!(error.downcast_ref::<Stop>(), Some(Stop::Timeout | Stop::Cancelled));
     let (code, message) = if let Some(stop) = error.downcast_ref::<Stop>() {
         match stop {
             Stop::Timeout => (
@@ -66,6 +69,7 @@ pub(crate) fn explain(
         code,
         message,
         detail: Some(detail(error, logs)),
+        broke,
     }
 }
 

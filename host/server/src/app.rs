@@ -18,7 +18,10 @@ use crate::catalog::{Catalog, Snapshot};
 use crate::config::Config;
 use crate::engine::Sandboxes;
 use crate::files::Files;
+use crate::grant::{Offer, Present};
 use crate::http::body::Memory;
+use crate::http::connections::Connections;
+use crate::http::streams::Streams;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
@@ -49,6 +52,8 @@ pub(crate) struct App {
     pub(crate) sandboxes: Sandboxes,
     pub(crate) preparer: Arc<Preparer>,
     pub(crate) shelf: Shelf,
+    /// What versions can get.
+    pub(crate) offer: Offer,
     pub(crate) lanes: Lanes,
     pub(crate) predictions: Predictions,
     pub(crate) metrics: Arc<Metrics>,
@@ -60,8 +65,10 @@ pub(crate) struct App {
     pub(crate) memory: Memory,
     pub(crate) publishes: Semaphore,
     pub(crate) uploads: Arc<Semaphore>,
-    /// One for each connection that may be open.
-    pub(crate) connections: Arc<Semaphore>,
+    /// Those that may be open.
+    pub(crate) connections: Arc<Connections>,
+    /// Those that may be open.
+    pub(crate) streams: Streams,
     /// Set once, when the server begins to stop.
     pub(crate) stopping: AtomicBool,
     /// Turns true when what still runs has had its time to finish.
@@ -110,16 +117,20 @@ impl App {
             wait: config.queue_wait,
             bytes: config.queue_bytes,
         };
-        let lanes = Lanes::start(bounds).map_err(StartError::Threads)?;
+        let lanes = Lanes::start(bounds, config.lane_nice).map_err(StartError::Threads)?;
         let (blobs, metrics) = (Arc::new(blobs), Arc::new(Metrics::new()));
         let preparer = Arc::new(Preparer::new(config.prepare.clone(), cache));
+        let offer = Offer {
+            allowed: config.grant,
+            present: Present::here(!matches!(config.device, maquette_tensor::Device::Cuda(_))),
+        };
         let shelf = Shelf::new(
             Arc::clone(&store),
             Arc::clone(&blobs),
             sandboxes.clone(),
             Arc::clone(&preparer),
             Arc::clone(&metrics),
-            config.grant,
+            offer,
             config.open_versions,
             config.idle,
         );
@@ -157,7 +168,8 @@ impl App {
             deliveries,
             publishes: Semaphore::new(config.publishes.max(1)),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
-            connections: Arc::new(Semaphore::new(config.connections.max(1))),
+            connections: Connections::new(config.connections.max(1)),
+            streams: Streams::new(config.connections, config.streams_per_owner),
             stopping: AtomicBool::new(false),
             halt: watch::Sender::new(false),
             config,
@@ -168,6 +180,7 @@ impl App {
             sandboxes,
             preparer,
             shelf,
+            offer,
             lanes,
             metrics,
             admin_token,

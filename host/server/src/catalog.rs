@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::auth::{Principal, Token};
 use crate::names::VersionId;
+use crate::quarantine::Health;
 use crate::registry::{Card, Collection, Deployment};
 use crate::shelf::Slot;
 
@@ -26,6 +27,8 @@ pub(crate) struct Version {
     pub(crate) description: Box<str>,
     /// Unix milliseconds.
     pub(crate) created_at: i64,
+    /// Whether it is called at all.
+    pub(crate) health: Arc<Health>,
     /// Where the version is kept open while it is being called.
     pub(crate) slot: Slot,
 }
@@ -239,6 +242,12 @@ impl Snapshot {
         (self.models.len(), self.models.values().map(|model| model.len()).sum())
     }
 
+    /// How many versions are quarantined.
+    pub(crate) fn quarantined(&self) -> usize {
+        let versions = self.models.values().flat_map(|model| model.versions.values());
+        versions.filter(|version| version.health.quarantine().is_some()).count()
+    }
+
     /// The token whose text has this sha256.
     pub(crate) fn token(&self, hash: &[u8; 32]) -> Option<&Arc<Token>> {
         self.tokens.get(hash)
@@ -296,6 +305,7 @@ mod tests {
             number: format!("{n}.0.0").into(),
             description: "".into(),
             created_at: i64::from(n),
+            health: Arc::default(),
             slot,
         }
     }

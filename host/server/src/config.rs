@@ -30,10 +30,15 @@ pub struct Config {
     pub body_memory_bytes: u64,
     /// How long a client may take to send a request's head, and to send a body (a blob: between two pieces of it).
     pub read_timeout: Duration,
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once. When there are more, those that have sent no request for longest are closed; the others wait.
     pub connections: usize,
+    /// Streams of predictions that may be open at once for each owner. All owners' together take three quarters of the connections at
+    /// most.
+    pub streams_per_owner: usize,
     /// Calls that run at once, each on a thread of its own; 0 stands for the number of processors.
     pub lanes: usize,
+    /// How far lanes stand back behind the threads that answer requests, as `nice` counts: 0 to 19.
+    pub lane_nice: i32,
     /// Where tensors and weights live, and ops run.
     pub device: Device,
     /// Threads that tensor ops share, whatever the number of lanes; 0 stands for the number of processors. They belong to the
@@ -108,7 +113,9 @@ impl Default for Config {
             body_memory_bytes: 2 << 30,
             read_timeout: Duration::from_secs(30),
             connections: 8192,
+            streams_per_owner: 2048,
             lanes: 0,
+            lane_nice: 2,
             device: Device::Cpu,
             tensor_threads: 0,
             hardware: vec![("cpu".to_owned(), "CPU".to_owned())],
@@ -156,6 +163,20 @@ pub struct Grant {
     pub file_bytes: u64,
     /// Log lines, in bytes.
     pub log_bytes: u64,
+}
+
+impl Grant {
+    /// What an operator grants who bounds nothing.
+    pub(crate) fn unlimited() -> Self {
+        Self {
+            timeout_ms: u64::MAX,
+            memory_bytes: u64::MAX,
+            tensor_bytes: u64::MAX,
+            output_bytes: u64::MAX,
+            file_bytes: u64::MAX,
+            log_bytes: u64::MAX,
+        }
+    }
 }
 
 impl Default for Grant {

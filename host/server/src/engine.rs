@@ -10,11 +10,12 @@ use maquette_sandbox::{Engine, EngineConfig, Error};
 use maquette_tensor::{Runtime, RuntimeConfig};
 
 pub(crate) use maquette_sandbox::{
-    Call, Cancel, Code, ErrorKind, Event, Failure, Guest, InputFile, Limits, Outcome, Output, OutputFile, Part, Parts,
-    Prepared, STACK_BYTES, files, prepare,
+    Call, Cancel, Code, ErrorKind, Event, Failure, Guest, InputFile, Limits, MAX_MEMORY_BYTES, Outcome, Output,
+    OutputFile, Part, Parts, Prepared, STACK_BYTES, files, prepare,
 };
 
-use crate::config::{Config, Grant};
+use crate::config::Config;
+use crate::grant::{Offer, grant};
 
 /// Sandboxes beyond those of the lanes: for the cases of versions being published.
 const SPARE_SANDBOXES: usize = 8;
@@ -79,7 +80,7 @@ pub(crate) fn compiler(cache: &Path) -> Result<Engine, Error> {
 ///
 /// # Errors
 /// Names the blobs that are missing.
-pub(crate) fn parts(manifest: &VersionManifest, blobs: &BlobStore, grant: &Grant) -> Result<Parts, String> {
+pub(crate) fn parts(manifest: &VersionManifest, blobs: &BlobStore, offer: &Offer) -> Result<Parts, String> {
     let part = |what: &str, blob: &Blob| match blobs.path(&blob.sha256) {
         Some(path) => Ok(Part {
             digest: blob.sha256.to_string(),
@@ -97,28 +98,6 @@ pub(crate) fn parts(manifest: &VersionManifest, blobs: &BlobStore, grant: &Grant
         component: part("component", &manifest.component)?,
         weights: all("weights", &manifest.weights)?,
         assets: all("asset", &manifest.assets)?,
-        limits: granted(manifest, grant),
+        limits: grant(&manifest.limits, offer).limits(),
     })
-}
-
-/// The minimum of what the manifest asks for (or the defaults, where it asks for nothing) and what the operator allows.
-fn granted(manifest: &VersionManifest, grant: &Grant) -> Limits {
-    let (asked, default) = (&manifest.limits, Limits::default());
-    Limits {
-        timeout_ms: asked.timeout_ms.unwrap_or(default.timeout_ms).min(grant.timeout_ms),
-        memory_bytes: asked
-            .memory_bytes
-            .unwrap_or(default.memory_bytes)
-            .min(grant.memory_bytes),
-        tensor_bytes: asked
-            .tensor_bytes
-            .unwrap_or(default.tensor_bytes)
-            .min(grant.tensor_bytes),
-        output_bytes: asked
-            .output_bytes
-            .unwrap_or(default.output_bytes)
-            .min(grant.output_bytes),
-        file_bytes: asked.file_bytes.unwrap_or(default.file_bytes).min(grant.file_bytes),
-        log_bytes: asked.log_bytes.unwrap_or(default.log_bytes).min(grant.log_bytes),
-    }
 }

@@ -19,6 +19,7 @@ use crate::predictions::record::{Cached, Prediction, Source};
 use crate::predictions::request::{self, VersionName, Wishes};
 use crate::predictions::status::Status;
 use crate::problem::Problem;
+use crate::redact::Redactor;
 
 /// Headers as a connection hands them over; those that it would refuse are left out.
 pub fn headers(sent: &[(&str, &[u8])]) -> HeaderMap {
@@ -71,7 +72,7 @@ pub fn prediction(headers: &HeaderMap, body: &[u8]) -> Result<(), String> {
     }
     let schema = body.input.remove("schema").unwrap_or_default();
     let mut input = Value::Object(body.input.clone());
-    request::redact(&schema, &mut input, wishes.key.as_deref());
+    Redactor::take(&schema, &mut input, wishes.key.as_deref());
     request::fingerprint(VersionId([0; 32]), &body.input, body.webhook.as_ref());
     body.version.as_deref().map(VersionName::parse);
     Ok(())

@@ -154,6 +154,8 @@ struct Shared {
     /// Signalled when a lane ends its work while the lanes are closing.
     done: Condvar,
     bounds: Bounds,
+    /// By how much a lane stands back behind the threads that answer.
+    nice: i32,
 }
 
 /// The lanes. Dropping them ends the threads after their current call.
@@ -163,8 +165,8 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    /// Starts the threads.
-    pub(crate) fn start(bounds: Bounds) -> std::io::Result<Self> {
+    /// Starts the threads, which stand back behind others by so much, as `nice` counts.
+    pub(crate) fn start(bounds: Bounds, nice: i32) -> std::io::Result<Self> {
         // Threads inherit how their maker stands: those that every call shares are made here, not by a call in the background.
         maquette_tensor::start_threads();
         let count = bounds.lanes + background(bounds.lanes);
@@ -188,6 +190,7 @@ impl Lanes {
             chores: Condvar::new(),
             done: Condvar::new(),
             bounds,
+            nice,
         });
         let lanes = Self {
             shared: Arc::clone(&shared),
@@ -206,20 +209,29 @@ impl Lanes {
     /// Takes a job, or refuses it at once.
     pub(crate) fn submit(&self, ticket: Ticket, job: Job) -> Result<(), Refusal> {
         let mut state = self.shared.lock();
+        self.admit(&mut state, &ticket.tenant, ticket.bytes)?;
+        self.shared.enqueue(state, ticket, job);
+        Ok(())
+    }
+
+    /// Whether a job of a tenant's would be refused now: what is to be refused is not worked on first.
+    pub(crate) fn refuses(&self, tenant: &Arc<str>) -> Option<Refusal> {
+        self.admit(&mut self.shared.lock(), tenant, 0).err()
+    }
+
+    fn admit(&self, state: &mut State, tenant: &Arc<str>, bytes: u64) -> Result<(), Refusal> {
         if state.closed {
             return Err(Refusal::Closed);
         }
-        let mut decision = self.decide(&state, &ticket);
+        let mut decision = self.decide(state, tenant, bytes);
         if decision != Decision::Admit && state.forget_cancelled() {
-            decision = self.decide(&state, &ticket);
+            decision = self.decide(state, tenant, bytes);
         }
         match decision {
-            Decision::Admit => {}
-            Decision::OverShare { retry_after } => return Err(Refusal::OverShare(retry_after)),
-            Decision::Full { retry_after } => return Err(Refusal::Full(retry_after)),
+            Decision::Admit => Ok(()),
+            Decision::OverShare { retry_after } => Err(Refusal::OverShare(retry_after)),
+            Decision::Full { retry_after } => Err(Refusal::Full(retry_after)),
         }
-        self.shared.enqueue(state, ticket, job);
-        Ok(())
     }
 
     /// Takes a job that was let in before, perhaps by an earlier process.
@@ -250,8 +262,8 @@ impl Lanes {
         Some((before, us.saturating_add(state.running_us) / lanes))
     }
 
-    fn decide(&self, state: &State, ticket: &Ticket) -> Decision {
-        let tenant = state.tenants.get(&ticket.tenant);
+    fn decide(&self, state: &State, tenant: &Arc<str>, bytes: u64) -> Decision {
+        let tenant = state.tenants.get(tenant);
         let waits = tenant.is_some_and(|t| !t.queue.is_empty());
         let load = Load {
             running: state.running.foreground,
@@ -263,7 +275,7 @@ impl Lanes {
             tenant_queued_us: tenant.map_or(0, |t| t.queued_us),
             tenants: state.active + usize::from(!waits),
         };
-        decide(&self.shared.bounds, &load, ticket.bytes)
+        decide(&self.shared.bounds, &load, bytes)
     }
 
     /// Calls that wait and calls that run.
@@ -342,7 +354,7 @@ impl Shared {
 
     /// What a thread does until the lanes close or it has stepped back.
     fn serve(&self, number: usize) {
-        let standing = Standing::own();
+        let standing = Standing::own(self.nice);
         let mut state = self.lock();
         state.threads[number].standing = Some(standing.clone());
         state.threads[number].starts = false;

@@ -14,6 +14,7 @@ mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gc;
+mod grant;
 mod http;
 mod ids;
 mod keyed;
@@ -26,6 +27,8 @@ mod predictions;
 mod prepare;
 mod problem;
 mod publish;
+mod quarantine;
+mod redact;
 mod registry;
 mod run;
 pub mod schema;

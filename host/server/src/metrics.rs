@@ -71,6 +71,7 @@ struct Gauges {
     open: Gauge,
     models: Gauge,
     versions: Gauge,
+    quarantined: Gauge,
     connections: Gauge,
 }
 
@@ -89,6 +90,8 @@ pub(crate) struct Now {
     pub(crate) models: usize,
     /// Versions in the catalog.
     pub(crate) versions: usize,
+    /// Versions that are not called.
+    pub(crate) quarantined: usize,
     /// Connections open.
     pub(crate) connections: usize,
 }
@@ -144,6 +147,11 @@ impl Metrics {
         registry.register("open_guests", "Versions kept open", gauges.open.clone());
         registry.register("models", "Models published", gauges.models.clone());
         registry.register("versions", "Versions published", gauges.versions.clone());
+        registry.register(
+            "quarantined_versions",
+            "Versions that are not called until they are released",
+            gauges.quarantined.clone(),
+        );
         registry.register("connections", "Connections open", gauges.connections.clone());
         let outside = outside::Outside::new(&mut registry);
         Self {
@@ -239,6 +247,7 @@ impl Metrics {
         set(&self.gauges.open, now.open);
         set(&self.gauges.models, now.models);
         set(&self.gauges.versions, now.versions);
+        set(&self.gauges.quarantined, now.quarantined);
         set(&self.gauges.connections, now.connections);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;

@@ -203,7 +203,9 @@ pub(crate) fn server() -> Value {
         "type": "object", "required": ["manifest"], "additionalProperties": false,
         "properties": {
             "manifest": {"type": "object", "description": "The canonical manifest; its sha256 is the version's id"},
-            "aliases": {"type": "array", "items": {"type": "string"}, "maxItems": 16, "default": ["latest"]}
+            "aliases": {"type": "array", "items": {"type": "string"}, "maxItems": 16, "default": ["latest"]},
+            "accept_grants": {"type": "boolean", "default": false, "description":
+                "Agrees that the version asks for more than the one before; without, that is refused with the code `needs-consent`"}
         }
     });
     let missing = json!({
@@ -303,7 +305,39 @@ pub(crate) fn server() -> Value {
             }
         }
     }
+    for operations in document["paths"].as_object_mut().into_iter().flatten() {
+        let (path, Value::Object(operations)) = operations else {
+            continue;
+        };
+        for operation in operations.values_mut() {
+            spell_out(path, operation);
+        }
+    }
     document
+}
+
+/// Says which refusals an operation has, in place of a default that would allow any: what is the caller's fault; a server that is full or
+/// stopping; and what only some have. Any other status is a fault of the server's.
+fn spell_out(path: &str, operation: &mut Value) {
+    let keeps_bytes = matches!(operation["operationId"].as_str(), Some("createFile" | "putBlob"));
+    let Some(responses) = operation["responses"].as_object_mut() else {
+        return;
+    };
+    let Some(refusal) = responses.remove("default") else {
+        return;
+    };
+    responses.insert("4XX".to_owned(), refusal);
+    responses.insert(
+        "503".to_owned(),
+        refused("The server is full or stopping: `retry-after` says when to try again"),
+    );
+    if path.ends_with("/run") {
+        responses.insert("500".to_owned(), refused("The model failed"));
+        responses.insert("504".to_owned(), refused("The model took longer than it may"));
+    }
+    if keeps_bytes {
+        responses.insert("507".to_owned(), refused("There is no room left for this"));
+    }
 }
 
 #[cfg(test)]

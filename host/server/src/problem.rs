@@ -8,6 +8,9 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 
+use crate::http::timestamp;
+use crate::names::VersionId;
+use crate::quarantine::Quarantine;
 use crate::schema::FieldError;
 
 /// How many offending fields a body lists; more are counted.
@@ -189,6 +192,12 @@ impl Problem {
         .retry_after(retry_after_s)
     }
 
+    /// 429: no more streams can be open now.
+    pub(crate) fn too_many_streams(detail: &'static str, retry_after_s: u64) -> Self {
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        Self::new(status, "Too many streams", "too-many-streams", detail).retry_after(retry_after_s)
+    }
+
     /// 503: the server cannot take more now.
     pub(crate) fn busy(detail: impl Into<Cow<'static, str>>, retry_after_s: u64) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "Server busy", "busy", detail).retry_after(retry_after_s)
@@ -198,6 +207,19 @@ impl Problem {
     pub(crate) fn stopping() -> Self {
         let detail = "the server is stopping; try again in a moment";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "Server stopping", "stopping", detail).retry_after(1)
+    }
+
+    /// 503 without a time to try again: the request is right and another version would serve it, but this one is not called until
+    /// somebody releases it.
+    pub(crate) fn quarantined(model: &str, id: VersionId, why: &Quarantine) -> Self {
+        let detail = quarantined(model, id, why);
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Version quarantined",
+            "quarantined",
+            detail,
+        )
+        .with("quarantine", shown(why))
     }
 
     /// 500: the host's own fault. The cause goes to the log, not to the caller.
@@ -245,6 +267,21 @@ impl Problem {
         body.extend(inner.extra.clone());
         Value::Object(body)
     }
+}
+
+/// Why a version is not called, in words.
+pub(crate) fn quarantined(model: &str, id: VersionId, why: &Quarantine) -> String {
+    let Quarantine { since, faults, reason } = why;
+    let since = timestamp(*since);
+    format!(
+        "this version is quarantined since {since}: {faults} calls in a row broke it, the last one so: {reason}. Once that is understood, \
+         its publisher or the operator lets it be called again with POST /v1/models/{model}/versions/{id}/release"
+    )
+}
+
+/// Why a version is not called, for programs.
+pub(crate) fn shown(why: &Quarantine) -> Value {
+    json!({"since": timestamp(why.since), "faults": why.faults, "reason": why.reason})
 }
 
 impl IntoResponse for Problem {

@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 
 use crate::app::App;
 use crate::catalog::LATEST;
-use crate::engine::{Call, Cancel, Guest, STACK_BYTES, files, parts};
+use crate::engine::{Call, Cancel, Guest, Prepared, STACK_BYTES, files, parts};
+use crate::grant::{grant, growth};
 use crate::names::{VersionId, check_alias};
 use crate::prepare::PrepareError;
 use crate::problem::Problem;
@@ -38,6 +39,8 @@ pub(crate) struct Request {
     pub(crate) id: Option<VersionId>,
     /// `latest`, if it said nothing.
     pub(crate) aliases: Option<Vec<String>>,
+    /// Whether it may ask for more than the version before.
+    pub(crate) accept_grants: bool,
 }
 
 /// What came of it.
@@ -52,6 +55,8 @@ pub(crate) struct Published {
 struct Failed {
     step: &'static str,
     status: StatusCode,
+    /// The words for programs.
+    code: &'static str,
     message: String,
     /// Further members of the problem.
     extra: Vec<(&'static str, Value)>,
@@ -62,6 +67,7 @@ impl Failed {
         Self {
             step,
             status: StatusCode::UNPROCESSABLE_ENTITY,
+            code: "publish-failed",
             message: message.into(),
             extra: Vec::new(),
         }
@@ -101,8 +107,8 @@ pub(crate) async fn publish(app: &Arc<App>, request: Request) -> Result<Publishe
             app.metrics.published(failed.step);
             tracing::info!(model, step = failed.step, message = failed.message, "a publish failed");
             let detail = format!("{}: {}", failed.step, failed.message);
-            let mut problem = Problem::new(failed.status, "Publish failed", "publish-failed", detail)
-                .with("step", failed.step.into());
+            let mut problem =
+                Problem::new(failed.status, "Publish failed", failed.code, detail).with("step", failed.step.into());
             for (member, value) in failed.extra {
                 problem = problem.with(member, value);
             }
@@ -129,10 +135,15 @@ async fn steps(app: &Arc<App>, request: Request) -> Result<Published, Failed> {
     }
     drop(snapshot);
     check_blobs(app, &manifest)?;
-    let parts = parts(&manifest, &app.blobs, &app.config.grant).map_err(|why| Failed::new("blobs", why))?;
+    let parts = parts(&manifest, &app.blobs, &app.offer).map_err(|why| Failed::new("blobs", why))?;
     let prepared = app.preparer.prepare(&parts).await.map_err(prepare_failed)?;
 
     let record = serde_json::to_string(&prepared).map_err(|e| Failed::host("prepare", e))?;
+    if !request.accept_grants {
+        consent(app, &request.model, &manifest, prepared.imports.as_deref()).await?;
+    }
+    let granted = grant(&manifest.limits, &app.offer);
+    let granted = serde_json::to_string(&granted).map_err(|e| Failed::host("prepare", e))?;
     let cases = read_cases(app, &manifest)?;
     let (guest, input) = try_out(app, parts, prepared, cases).await?;
 
@@ -143,6 +154,7 @@ async fn steps(app: &Arc<App>, request: Request) -> Result<Published, Failed> {
         description: manifest.description.to_string(),
         manifest: manifest.canonical_json(),
         prepared: record,
+        granted,
         aliases,
     };
     app.store.publish(new).await.map_err(|e| Failed::host("commit", e))?;
@@ -154,6 +166,39 @@ async fn steps(app: &Arc<App>, request: Request) -> Result<Published, Failed> {
         app.shelf.put(version, guest, input, manifest.deterministic);
     }
     Ok(Published { id, new: true })
+}
+
+/// Refuses what asks for more than the version that was published last, for as long as nobody has agreed to it.
+async fn consent(app: &App, model: &str, manifest: &VersionManifest, imports: Option<&[String]>) -> Result<(), Failed> {
+    let snapshot = app.catalog.now();
+    let Some(before) = snapshot.model(model).and_then(|model| model.newest()) else {
+        return Ok(());
+    };
+    let stored = app
+        .store
+        .version(before.id)
+        .await
+        .map_err(|e| Failed::host("consent", e))?;
+    // Removed at this very moment.
+    let Some(stored) = stored else { return Ok(()) };
+    let old = VersionManifest::from_json(&stored.manifest).map_err(|e| Failed::host("consent", e))?;
+    let prepared: Prepared = serde_json::from_str(&stored.prepared).map_err(|e| Failed::host("consent", e))?;
+    let grew = growth((&old.limits, prepared.imports.as_deref()), (&manifest.limits, imports));
+    if grew.is_empty() {
+        return Ok(());
+    }
+    let fields: Vec<_> = grew.iter().filter_map(|field| field["field"].as_str()).collect();
+    let message = format!(
+        "it asks for more than version {} does ({}): agree with `\"accept_grants\": true`, or ask for less",
+        old.version,
+        fields.join(", ")
+    );
+    let failed = Failed {
+        status: StatusCode::CONFLICT,
+        code: "needs-consent",
+        ..Failed::new("consent", message)
+    };
+    Err(failed.with("before", old.version.into()).with("grew", grew.into()))
 }
 
 /// What publishing reads before it looks for blobs.
@@ -262,7 +307,7 @@ fn read_cases(app: &App, manifest: &VersionManifest) -> Result<Vec<Case>, Failed
 async fn try_out(
     app: &App,
     parts: crate::engine::Parts,
-    prepared: crate::engine::Prepared,
+    prepared: Prepared,
     cases: Vec<Case>,
 ) -> Result<(Guest, Schema), Failed> {
     let cancel = Cancel::default();

@@ -18,6 +18,7 @@ use crate::predictions::billing::{self, Reserved};
 use crate::predictions::cache::{self, CacheKey, Kept};
 use crate::predictions::record::Cached;
 use crate::problem::Problem;
+use crate::redact::Redactor;
 use crate::schema::FieldError;
 use crate::shelf::Ready;
 use crate::store::ledger::Use;
@@ -95,6 +96,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) fresh: bool,
     /// What URLs begin with.
     pub(crate) origin: String,
+    /// The caller's token.
+    pub(crate) secret: Option<&'a str>,
     pub(crate) events: Option<Listener>,
 }
 
@@ -107,10 +110,12 @@ pub(crate) async fn start(app: &Arc<App>, ask: Ask<'_>) -> Result<Running, Probl
         started,
         fresh,
         origin,
+        secret,
         events,
     } = ask;
-    let ready = app.shelf.ready(version).await?;
+    let ready = app.shelf.callable(version).await?;
     let owner = principal.owner();
+    refuse_early(app, owner, &ready, fresh)?;
     let size = body.len();
     let parsed = if size > LARGE_BODY {
         let parse = move || serde_json::from_slice(&body).map_err(|e| invalid_json(&e));
@@ -120,13 +125,15 @@ pub(crate) async fn start(app: &Arc<App>, ask: Ask<'_>) -> Result<Running, Probl
     };
     let found = async {
         let mut input: Value = parsed?;
+        let redactor = Redactor::of(&ready.input, &input, secret);
         let files = checked(app, owner, &origin, &ready, &mut input, size).await?;
-        Ok((input, files))
+        Ok((input, files, redactor))
     };
-    let (input, files) = found
+    let (input, files, redactor) = found
         .await
         .inspect_err(|problem: &Problem| app.metrics.refused(&ready.metrics, problem.code()))?;
-    let key = (!fresh && cache::is_deterministic(ready.deterministic, &input))
+    // Nothing is kept of what is secret.
+    let key = (!fresh && redactor.is_empty() && cache::is_deterministic(ready.deterministic, &input))
         .then(|| cache::key(owner, version.id, &input, &files))
         .flatten();
     let cancel = Cancel::default();
@@ -144,7 +151,7 @@ pub(crate) async fn start(app: &Arc<App>, ask: Ask<'_>) -> Result<Running, Probl
                 cancel: cancel.clone(),
                 events,
             };
-            match submit(app, owner, &ready, call) {
+            match submit(app, owner, &ready, call, redactor) {
                 Ok(outcome) => Origin::Lane { outcome, reserved, key },
                 Err(problem) => {
                     billing::settle(&app.predictions.spend, reserved.as_ref(), 0);
@@ -172,6 +179,7 @@ fn submit(
     owner: &Arc<str>,
     ready: &Arc<Ready>,
     call: Call,
+    redactor: Redactor,
 ) -> Result<oneshot::Receiver<(Outcome, Duration)>, Problem> {
     let held: usize = call.input.len() + call.files.iter().map(|file| file.bytes.len()).sum::<usize>();
     let ticket = Ticket {
@@ -181,13 +189,12 @@ fn submit(
         cancel: call.cancel.clone(),
     };
     let (done, outcome) = oneshot::channel();
-    let on_lane = Arc::clone(ready);
+    let (on_lane, caller, store) = (Arc::clone(ready), Arc::clone(owner), Arc::clone(&app.store));
     let job = Box::new(move |waited: Duration| {
         if call.cancel.is_cancelled() {
             return;
         }
-        let outcome = on_lane.guest.call(call);
-        on_lane.took(outcome.report.total_us);
+        let outcome = on_lane.call(&store, &caller, call, redactor);
         // Nobody listens if the caller left.
         let _ = done.send((outcome, waited));
     });
@@ -195,6 +202,17 @@ fn submit(
         .submit(ticket, job)
         .map_err(|refusal| refused(app, ready, refusal))?;
     Ok(outcome)
+}
+
+/// Refuses what the lanes have no room for before any work is done for it, unless the cache may answer.
+pub(crate) fn refuse_early(app: &App, owner: &Arc<str>, ready: &Ready, fresh: bool) -> Result<(), Problem> {
+    if !fresh && ready.may_be_cached() {
+        return Ok(());
+    }
+    match app.lanes.refuses(owner) {
+        Some(refusal) => Err(refused(app, ready, refusal)),
+        None => Ok(()),
+    }
 }
 
 /// A lane's refusal, counted, as the caller sees it.

@@ -11,14 +11,17 @@ use maquette_package::blobs::BlobStore;
 use maquette_package::version::VersionManifest;
 
 use crate::catalog::Version;
-use crate::config::Grant;
-use crate::engine::{ErrorKind, Guest, Prepared, Sandboxes, parts};
+use crate::engine::{Call, Code, ErrorKind, Failure, Guest, Outcome, Prepared, Sandboxes, parts};
+use crate::grant::Offer;
 use crate::metrics::{Metrics, VersionMetrics};
 use crate::names::VersionId;
 use crate::prepare::Preparer;
-use crate::problem::Problem;
+use crate::problem::{Problem, quarantined};
+use crate::quarantine::{End, Health};
+use crate::redact::Redactor;
+use crate::run::Listener;
 use crate::schema::Schema;
-use crate::store::Store;
+use crate::store::{Store, now_ms};
 
 /// How long a version that could not be opened is not tried again.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -41,16 +44,70 @@ pub(crate) struct Ready {
     /// Its figures.
     pub(crate) metrics: VersionMetrics,
     cost_us: AtomicU64,
+    /// `owner/name`, and the version's id.
+    model: Arc<str>,
+    id: VersionId,
+    health: Arc<Health>,
 }
 
 impl Ready {
+    /// Whether an output may be there already: the version says that equal inputs have equal outputs, or its inputs can.
+    pub(crate) fn may_be_cached(&self) -> bool {
+        let seeded = || self.input.value()["properties"].get("seed").is_some();
+        self.deterministic.unwrap_or_else(seeded)
+    }
+
     /// How long a call will likely take, in microseconds.
     pub(crate) fn cost_us(&self) -> u64 {
         self.cost_us.load(Ordering::Relaxed)
     }
 
+    /// Serves a call of `caller` on this thread, strikes its secrets out of what the guest says, and learns from how it ends. A version that was quarantined while the call waited is
+    /// not entered any more: the call fails with that reason.
+    pub(crate) fn call(&self, store: &Store, caller: &Arc<str>, mut call: Call, redactor: Redactor) -> Outcome {
+        if let Some(why) = self.health.quarantine() {
+            return Outcome {
+                result: Err(Failure {
+                    code: Code::Internal,
+                    message: quarantined(&self.model, self.id, &why),
+                    detail: None,
+                    broke: false,
+                }),
+                report: Default::default(),
+            };
+        }
+        if !redactor.is_empty() {
+            let redactor = redactor.clone();
+            call.events = call
+                .events
+                .map(|mut told| -> Listener { Box::new(move |event| told(redactor.event(event))) });
+        }
+        let mut outcome = self.guest.call(call);
+        if !redactor.is_empty() {
+            outcome = redactor.outcome(outcome);
+        }
+        self.took(outcome.report.total_us);
+        let end = match &outcome.result {
+            Ok(_) => End::Well,
+            Err(failure) if failure.broke => End::Fault(&failure.message),
+            Err(failure) if failure.code == Code::InvalidInput => End::Well,
+            Err(_) => End::Neither,
+        };
+        let owner = self.model.split('/').next().unwrap_or_default();
+        if let Some(why) = self.health.saw(owner, caller, now_ms(), end) {
+            tracing::warn!(
+                model = %self.model, version = %self.id, faults = why.faults, reason = why.reason, "a version is quarantined"
+            );
+            if let Err(e) = store.quarantine(self.model.to_string(), self.id, &why) {
+                tracing::error!(model = %self.model, version = %self.id, "a quarantine could not be written: {e}");
+            }
+            self.health.set(Some(why));
+        }
+        outcome
+    }
+
     /// Learns from a call that took this long.
-    pub(crate) fn took(&self, us: u64) {
+    fn took(&self, us: u64) {
         // A lost update between two lanes does no harm to a moving average.
         let old = self.cost_us();
         self.cost_us.store(
@@ -99,7 +156,7 @@ pub(crate) struct Shelf {
     sandboxes: Sandboxes,
     preparer: Arc<Preparer>,
     metrics: Arc<Metrics>,
-    grant: Grant,
+    offer: Offer,
     capacity: usize,
     idle: Duration,
     open: Mutex<Vec<Arc<Version>>>,
@@ -115,7 +172,7 @@ impl Shelf {
         sandboxes: Sandboxes,
         preparer: Arc<Preparer>,
         metrics: Arc<Metrics>,
-        grant: Grant,
+        offer: Offer,
         capacity: usize,
         idle: Duration,
     ) -> Self {
@@ -126,12 +183,23 @@ impl Shelf {
             sandboxes,
             preparer,
             metrics,
-            grant,
+            offer,
             capacity: capacity.max(1),
             idle,
             open,
             started,
         }
+    }
+
+    /// The version, opened if it is not, to be called.
+    pub(crate) async fn callable(&self, version: &Arc<Version>) -> Result<Arc<Ready>, Problem> {
+        if let Some(why) = version.health.quarantine() {
+            let problem = Problem::quarantined(&version.model, version.id, &why);
+            let figures = self.metrics.version(&version.model, &version.id.to_string());
+            self.metrics.refused(&figures, problem.code());
+            return Err(problem);
+        }
+        self.ready(version).await
     }
 
     /// The version, opened if it is not.
@@ -185,6 +253,9 @@ impl Shelf {
             header: HeaderValue::try_from(&id).ok()?,
             metrics: self.metrics.version(&version.model, &id),
             cost_us: AtomicU64::new(FIRST_COST_US),
+            model: Arc::clone(&version.model),
+            id: version.id,
+            health: Arc::clone(&version.health),
             guest,
             input,
         });
@@ -234,7 +305,7 @@ impl Shelf {
         let manifest = VersionManifest::from_json(&stored.manifest).map_err(|e| format!("its manifest: {e}"))?;
         let prepared: Prepared =
             serde_json::from_str(&stored.prepared).map_err(|e| format!("its record of preparation: {e}"))?;
-        let parts = parts(&manifest, &self.blobs, &self.grant)?;
+        let parts = parts(&manifest, &self.blobs, &self.offer)?;
         let open = |prepared: Prepared| {
             let (sandboxes, parts) = (self.sandboxes.clone(), parts.clone());
             async move {

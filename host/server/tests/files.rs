@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -443,4 +443,131 @@ fn a_quota_that_is_used_up_says_what_to_do() {
         "{reply:?}"
     );
     wait_until("removal", || kept(host.data()) == 1);
+}
+
+/// A guest that emits three files of a byte each, one after the other, or (`stuck`) the first and then never ends.
+fn album() -> Vec<u8> {
+    maquette_fixtures::component_with_schemas(
+        r#"
+  (import "maquette:model/run@0.1.0" "emit" (func $emit (param i32 i32 i32)))
+  (import "maquette:model/files@0.1.0" "[static]output-file.create" (func $create (param i32 i32 i32)))
+  (import "maquette:model/files@0.1.0" "[method]output-file.write" (func $write (param i32 i32 i32 i32)))
+  (import "maquette:model/files@0.1.0" "[static]output-file.finish" (func $finish (param i32 i32)))"#,
+        r#"
+  (data (i32.const 4096) "image/png")
+  (data (i32.const 4112) "012")
+  (data (i32.const 4128) "[\"maquette-file:0\",\"maquette-file:1\",\"maquette-file:2\"]")
+  (func $predict (param $p i32) (param $n i32) (result i32) (local $ret i32) (local $file i32) (local $i i32) (local $len i32)
+    (local.set $ret (call $alloc (i32.const 16)))
+    (loop $files
+      (call $create (i32.const 4096) (i32.const 9) (local.get $ret))
+      (local.set $file (i32.load offset=4 (local.get $ret)))
+      (call $write (local.get $file) (i32.add (i32.const 4112) (local.get $i)) (i32.const 1) (local.get $ret))
+      (call $finish (local.get $file) (local.get $ret))
+      (local.set $len (i32.load offset=8 (local.get $ret)))
+      (i32.store8 (i32.const 8192) (i32.const 34))
+      (memory.copy (i32.const 8193) (i32.load offset=4 (local.get $ret)) (local.get $len))
+      (i32.store8 offset=8193 (local.get $len) (i32.const 34))
+      (call $emit (i32.const 8192) (i32.add (local.get $len) (i32.const 2)) (local.get $ret))
+      (if (i32.eq (i32.load8_u offset=7 (local.get $p)) (i32.const 115)) (then (loop $on (br $on))))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br_if $files (i32.lt_u (local.get $i) (i32.const 3))))
+    (call $ok (i32.const 4128) (i32.const 55)))"#,
+        r#"{"type":"object","required":["do"],"properties":{"do":{"type":"string"}}}"#,
+        r#"{"type":"array","items":{"type":"string","format":"uri"},"x-cog-array-type":"iterator"}"#,
+    )
+}
+
+/// Publishes [`album`] and begins a prediction of it.
+fn album_of(host: &Host, what: &str) -> Value {
+    let published = host.publish("album", "1.0.0", &album(), &["latest"]);
+    assert!(matches!(published.status, 200 | 201), "{published:?}");
+    let body = json!({"version": "me/album", "input": {"do": what}});
+    host.post("/v1/predictions", &body).json()
+}
+
+/// The URLs in the `output` events of a prediction's stream, as far as they have come: to its end, or the first of them.
+fn streamed(host: &Host, made: &Value, whole: bool) -> Vec<Value> {
+    let mut stream = connect(host.address);
+    let stream_path = path(&made["urls"]["stream"]);
+    stream
+        .write_all(&head("GET", &stream_path, &[("connection", "close")]))
+        .unwrap();
+    let (mut urls, mut name) = (Vec::new(), String::new());
+    for line in BufReader::new(stream).lines().map(Result::unwrap) {
+        if let Some(event) = line.strip_prefix("event: ") {
+            event.clone_into(&mut name);
+        }
+        if let Some(data) = line.strip_prefix("data: ")
+            && name == "output"
+        {
+            urls.push(json!(data));
+            if !whole {
+                break;
+            }
+        }
+    }
+    urls
+}
+
+#[test]
+fn files_of_an_output_that_grows_are_there_when_their_items_are() {
+    let host = Host::start();
+    let download = |url: &Value| {
+        let reply = host.send_as("", "GET", &path(url), &[], b"");
+        assert_eq!((reply.status, reply.header("content-type")), (200, Some("image/png")));
+        reply.text()
+    };
+    let stuck = album_of(&host, "stuck");
+    let at = format!("/v1/predictions/{}", stuck["id"].as_str().unwrap());
+    let first = streamed(&host, &stuck, false);
+    let polled = host.get(&at).json();
+    assert_eq!(
+        (polled["status"].as_str(), &polled["output"]),
+        (Some("processing"), &json!(first))
+    );
+    assert_eq!(download(&first[0]), "0");
+    let ended = host.post(&format!("{at}/cancel"), &json!({})).json();
+    assert_eq!(
+        (ended["status"].as_str(), &ended["output"]),
+        (Some("canceled"), &json!(first))
+    );
+    assert_eq!(kept(host.data()), 1);
+
+    let made = album_of(&host, "all");
+    let at = format!("/v1/predictions/{}", made["id"].as_str().unwrap());
+    let urls = streamed(&host, &made, true);
+    let ended = host.get(&at).json();
+    assert_eq!(
+        (ended["status"].as_str(), &ended["output"]),
+        (Some("succeeded"), &json!(urls))
+    );
+    assert_eq!(urls.iter().map(download).collect::<Vec<_>>(), ["0", "1", "2"]);
+    assert_eq!(kept(host.data()), 4, "each file is kept once");
+    assert_eq!(host.send("DELETE", &at, &[], b"").status, 204);
+    assert_eq!(kept(host.data()), 1);
+
+    // Whoever runs the model directly has no place where files are kept: they travel inside the items.
+    let accept = [("accept", "text/event-stream"), ("content-type", "application/json")];
+    let run = host.send("POST", "/v1/models/me/album/run", &accept, br#"{"do":"all"}"#);
+    let told = run.text();
+    let items: Vec<_> = told.lines().filter_map(|line| line.strip_prefix("data: \"")).collect();
+    let expected = ["MA==", "MQ==", "Mg=="].map(|base64| format!("data:image/png;base64,{base64}\""));
+    assert_eq!(items, expected, "{told}");
+}
+
+#[test]
+fn an_output_whose_files_find_no_room_fails_in_words() {
+    let host = Host::with(|c| c.files_per_owner_bytes = 5000);
+    let made = album_of(&host, "all");
+    assert!(streamed(&host, &made, true).len() < 3);
+    let ended = host
+        .get(&format!("/v1/predictions/{}", made["id"].as_str().unwrap()))
+        .json();
+    assert_eq!(ended["status"], "failed");
+    let error = ended["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("the output could not be kept: your files take all"),
+        "{error}"
+    );
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::time::{Duration, Instant};
 
 use common::{Host, Reply, connect, head};
@@ -383,6 +383,53 @@ fn a_stream_of_what_was_cancelled_says_so() {
 }
 
 #[test]
+fn streams_are_bounded_for_each_owner_and_in_all() {
+    let host = Host::with(|c| {
+        c.connections = 16;
+        c.streams_per_owner = 5;
+    });
+    let version = host.patient();
+    let begin = |token: &str| {
+        let body = json!({"version": version, "input": {"do": "loop"}}).to_string();
+        let made = host.send_as(token, "POST", "/v1/predictions", &[], body.as_bytes());
+        (id(&made.json()), stream_path(&made.json()))
+    };
+    // The status, and what keeps the stream open.
+    let open = |path: &str| {
+        let mut stream = connect(host.address);
+        stream.write_all(&head("GET", path, &[])).unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        (line.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), stream)
+    };
+    let owners = ["one", "two", "three"].map(|owner| host.token(owner, &["predict"]));
+    let begun = [0, 1, 2].map(|n| begin(&owners[n]));
+    let mut held: Vec<_> = (0..5).map(|_| open(&begun[0].1)).collect();
+    held.extend((0..5).map(|_| open(&begun[1].1)));
+    assert!(held.iter().all(|(status, _)| *status == 200));
+    let refused = host.send_as("", "GET", &begun[0].1, &[], b"");
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("5")));
+    assert!(refused.problem().contains("one owner"));
+    // Three quarters of the connections are for streams.
+    held.extend((0..2).map(|_| open(&begun[2].1)));
+    let refused = host.send_as("", "GET", &begun[2].1, &[], b"");
+    assert_eq!(refused.status, 429);
+    assert!(refused.problem().contains("this server"));
+    held.remove(0);
+    let again = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let (status, stream) = open(&begun[0].1);
+        held.push((status, stream));
+        status == 200 || held.pop().is_none()
+    });
+    assert!(again, "whoever leaves makes room");
+    for ((id, _), owner) in begun.iter().zip(&owners) {
+        host.send_as(owner, "POST", &format!("/v1/predictions/{id}/cancel"), &[], b"");
+    }
+}
+
+#[test]
 fn nobody_learns_of_anothers_prediction() {
     let host = Host::start();
     let version = host.actor();
@@ -723,6 +770,39 @@ fn an_overloaded_server_refuses_at_once_and_says_when_to_return() {
         host.post(&format!("/v1/predictions/{id}/cancel"), &json!({}));
     }
     assert_eq!(make().status, 201, "there is room again");
+}
+
+#[test]
+fn a_full_server_does_no_work_for_what_it_refuses_and_still_answers_what_it_has() {
+    let host = Host::with(|c| {
+        c.lanes = 1;
+        c.queue_limit = 2;
+    });
+    let (same, patient) = (publish(&host, "same", true), host.patient());
+    let echo = json!({"version": same, "input": {"do": "echo"}});
+    assert_eq!(wait(&host, &echo).json()["cache"], "miss");
+    let endless = json!({"version": patient, "input": {"do": "loop"}});
+    let running = host.post("/v1/predictions", &endless).json();
+    host.wait_for_metric("maquette_running_calls 1");
+    let waiting = host.post("/v1/predictions", &endless).json();
+    // It does not get as far as its input, which is wrong.
+    let refused = host.post(
+        "/v1/predictions",
+        &json!({"version": patient, "input": {"do": "dance"}}),
+    );
+    assert_eq!((refused.status, refused.header("retry-after").is_some()), (429, true));
+    assert_eq!(
+        host.post("/v1/models/me/patient/run", &json!({"do": "dance"})).status,
+        429
+    );
+    let answered = wait(&host, &echo).json();
+    assert_eq!(
+        (answered["status"].as_str(), answered["cache"].as_str()),
+        (Some("succeeded"), Some("hit"))
+    );
+    for made in [running, waiting] {
+        host.post(&format!("/v1/predictions/{}/cancel", id(&made)), &json!({}));
+    }
 }
 
 #[test]

@@ -508,18 +508,21 @@ fn a_token_ends_when_it_should_and_shows_when_it_was_used() {
     }
 }
 
+/// Sends requests at one time, as an admin; their replies in the same order.
+fn send_at_once(host: &Host, requests: &[(&str, &str, Value)]) -> Vec<Reply> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = requests
+            .iter()
+            .map(|(method, path, body)| scope.spawn(|| send(host, &host.token, method, path, body)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
 #[test]
 fn changes_at_one_time_are_all_kept_and_one_name_is_made_once() {
     let host = Host::start();
-    let at_once = |requests: &[(&str, &str, Value)]| -> Vec<Reply> {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = requests
-                .iter()
-                .map(|(method, path, body)| scope.spawn(|| send(&host, &host.token, method, path, body)))
-                .collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
-    };
+    let at_once = |requests: &[(&str, &str, Value)]| send_at_once(&host, requests);
     for round in 0..20 {
         let name = format!("m{round}");
         let path = format!("/v1/models/me/{name}");
@@ -551,6 +554,87 @@ fn changes_at_one_time_are_all_kept_and_one_name_is_made_once() {
             "what is removed is not made again by a change"
         );
     }
+}
+
+#[test]
+fn a_removal_and_what_pins_a_version_at_one_time_see_each_other() {
+    let host = Host::start();
+    let kept = host.actor();
+    let publish = || host.publish("actor", "2.0.0", &maquette_fixtures::echo(), &[]);
+    let id = publish().json()["id"].as_str().unwrap().to_owned();
+    let version = format!("/v1/models/me/actor/versions/{id}");
+    let (alias, live) = ("/v1/models/me/actor/aliases/stable", "/v1/deployments/admin/live");
+    let deployment = json!({"name": "live", "model": "me/actor", "version": id, "hardware": "cpu", "min_instances": 0, "max_instances": 1});
+    let mut removed = 0;
+    for round in 0..12 {
+        // Each of them is first now and then.
+        let mut requests = [
+            ("DELETE", version.as_str(), json!({})),
+            ("PUT", alias, json!({"version": id})),
+            ("POST", "/v1/deployments", deployment.clone()),
+        ];
+        requests.rotate_left(round % 3);
+        let mut replies = send_at_once(&host, &requests);
+        replies.rotate_right(round % 3);
+        let [removal, pinned, deployed] = &replies[..] else {
+            unreachable!()
+        };
+        let aliases = host.get("/v1/models/me/actor").json()["aliases"].clone();
+        if removal.status == 202 {
+            removed += 1;
+            assert!(matches!(pinned.status, 404 | 409), "{pinned:?}");
+            assert!(matches!(deployed.status, 409 | 422), "{deployed:?}");
+            assert_eq!((host.get(&version).status, host.get(live).status), (404, 404));
+            assert_ne!(aliases["stable"], id.as_str());
+            assert_eq!(publish().status, 201);
+            continue;
+        }
+        assert_eq!(removal.status, 409, "{removal:?}");
+        assert!(
+            pinned.status == 200 || deployed.status == 200,
+            "{pinned:?} {deployed:?}"
+        );
+        assert_eq!(host.get(&version).status, 200);
+        host.send("DELETE", live, &[], b"");
+        assert_eq!(
+            send(&host, &host.token, "PUT", alias, &json!({"version": kept})).status,
+            200
+        );
+    }
+    println!("{removed} of 12 removals came first");
+}
+
+#[test]
+fn a_version_that_somebody_elses_prediction_runs_stays() {
+    let host = Host::start();
+    let id = host.actor();
+    let other = host.token("other", &["predict"]);
+    let body = json!({"version": id, "input": {"do": "loop"}});
+    let made = send(&host, &other, "POST", "/v1/predictions", &body).json();
+    let kept = host.send("DELETE", &format!("/v1/models/me/actor/versions/{id}"), &[], b"");
+    assert!(kept.problem().contains("others have run this version"));
+    let cancel = format!("/v1/predictions/{}/cancel", made["id"].as_str().unwrap());
+    assert_eq!(send(&host, &other, "POST", &cancel, &json!({})).status, 200);
+}
+
+#[test]
+fn when_there_are_as_many_collections_as_there_may_be_each_can_still_be_changed() {
+    let host = Host::start();
+    let put = |slug: usize, name: &str| {
+        let body = json!({"name": name, "models": []});
+        send(&host, &host.token, "PUT", &format!("/v1/collections/c{slug}"), &body).status
+    };
+    std::thread::scope(|scope| {
+        let put = &put;
+        for part in 0..20 {
+            scope.spawn(move || (0..50).for_each(|i| assert_eq!(put(part * 50 + i, "first"), 200)));
+        }
+    });
+    assert_eq!(put(1000, "one too many"), 422);
+    assert_eq!(put(7, "changed"), 200);
+    assert_eq!(host.get("/v1/collections/c7").json()["name"], "changed");
+    assert_eq!(host.send("DELETE", "/v1/collections/c8", &[], b"").status, 204);
+    assert_eq!(put(1000, "in its place"), 200);
 }
 
 #[test]

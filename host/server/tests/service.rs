@@ -300,17 +300,86 @@ fn a_slow_body_is_timed_out() {
 }
 
 #[test]
-fn what_is_not_http_or_too_long_ends_its_connection_alone() {
+fn a_connection_that_stays_idle_is_closed() {
+    let host = Host::with(|c| c.read_timeout = Duration::from_millis(300));
+    let mut stream = BufReader::new(connect(host.address));
+    stream.get_mut().write_all(&head("GET", "/healthz", &[])).unwrap();
+    assert_eq!(receive(&mut stream).status, 200);
+    assert_eq!(stream.read_to_end(&mut Vec::new()).unwrap_or(0), 0);
+}
+
+#[test]
+fn clients_that_send_nothing_keep_nobody_out_and_busy_ones_stay() {
+    // Nothing ends by itself here: whoever gets a reply has got a place of somebody who was idle.
+    let host = Host::with(|c| {
+        c.read_timeout = Duration::from_secs(600);
+        c.connections = 12;
+    });
+    let id = host.patient();
+    let made = host
+        .post("/v1/predictions", &json!({"version": id, "input": {"do": "never"}}))
+        .json();
+    let stream = made["urls"]["stream"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("http://test.local")
+        .unwrap();
+    let mut busy: Vec<_> = (0..4).map(|_| BufReader::new(connect(host.address))).collect();
+    for reader in &mut busy {
+        reader.get_mut().write_all(&head("GET", stream, &[])).unwrap();
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        assert!(line.contains(" 200 "), "{line}");
+    }
+    // Some have sent a request before, some a piece of one, some nothing.
+    let mut idle: Vec<_> = (0..8).map(|_| connect(host.address)).collect();
+    for (n, slow) in idle.iter_mut().enumerate() {
+        match n % 3 {
+            0 => {
+                slow.write_all(&head("GET", "/healthz", &[])).unwrap();
+                assert_eq!(receive(&mut BufReader::new(slow.try_clone().unwrap())).status, 200);
+            }
+            1 => slow.write_all(b"GET /healthz HTTP/1.1\r\nx-slow").unwrap(),
+            _ => {}
+        }
+    }
+    let later: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = BufReader::new(connect(host.address));
+            stream.get_mut().write_all(&head("GET", "/healthz", &[])).unwrap();
+            assert_eq!(receive(&mut stream).status, 200);
+            stream
+        })
+        .collect();
+    host.post(
+        &format!("/v1/predictions/{}/cancel", made["id"].as_str().unwrap()),
+        &json!({}),
+    );
+    for mut reader in busy {
+        let mut told = String::new();
+        while !told.contains("event: done") {
+            assert!(reader.read_line(&mut told).unwrap() > 0, "{told}");
+        }
+    }
+    drop((idle, later));
+}
+
+#[test]
+fn what_is_not_http_or_too_long_is_told_so_and_ends_its_connection_alone() {
     let host = Host::start();
-    for garbage in [
-        b"\x16\x03\x01\x02\0\x01\0".to_vec(),
-        b"GET\r\n\r\n".to_vec(),
-        [b"GET /".to_vec(), vec![b'a'; 100_000]].concat(),
+    for (garbage, status) in [
+        (b"\x16\x03\x01\x02\0\x01\0".to_vec(), 400),
+        (b"GET\r\n\r\n".to_vec(), 400),
+        ([b"GET /".to_vec(), vec![b'a'; 70_000]].concat(), 431),
+        ([b"GET / HTTP/1.1\r\nx: ".to_vec(), vec![b'a'; 70_000]].concat(), 431),
     ] {
         let mut stream = connect(host.address);
         let _ = stream.write_all(&garbage);
         let _ = stream.write_all(b" HTTP/1.1\r\n\r\n");
-        let _ = stream.read_to_end(&mut Vec::new());
+        let mut line = String::new();
+        let _ = BufReader::new(stream).read_line(&mut line);
+        let begins = String::from_utf8_lossy(&garbage[..8.min(garbage.len())]).into_owned();
+        assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{begins}: {line}");
         assert_eq!(host.get("/healthz").status, 200);
     }
 }

@@ -23,6 +23,7 @@ mod reduce;
 mod shapes;
 mod signals;
 mod slot;
+mod time;
 
 pub(crate) use bounds::of_bytes as range_of_bytes;
 pub(crate) use cost::cost;
@@ -33,8 +34,10 @@ pub(crate) use open::stored_elements;
 pub(crate) use slot::{Remote, Slot, Value};
 
 use candle_core::{Device, Tensor};
-use maquette_ops::{Attr, Error, Op, OpSpec, Type};
+use maquette_ops::{Attr, Code, Error, Op, OpSpec, Type};
 
+use crate::kernels::Failure;
+use crate::tensor::said;
 use call::{Call, Result};
 
 /// Refuses an op that cannot be run on a device.
@@ -55,17 +58,21 @@ pub(crate) fn run(
     inputs: &[&Value],
     attrs: &[Attr],
     out: &Type<u32>,
-    device: &Device,
+    turn: &Turn<'_>,
 ) -> Result<Value, Error> {
     supported(spec)?;
+    let nanos = time::predicted(spec, inputs, attrs, out);
+    time::allowed(nanos)?;
+    turn.launch(nanos)?;
     let call = Call {
         spec,
         inputs,
         attrs,
         out,
-        device,
+        turn,
+        device: turn.device,
     };
-    let tensor = dispatch(&call)?;
+    let tensor = dispatch(&call).map_err(|failure| told(failure, turn.device))?;
     debug_assert_eq!(tensor.dims(), call.shape(), "{}", spec.name);
     debug_assert_eq!(tensor.dtype(), call.dtype(), "{}", spec.name);
     let range = bounds::of_output(&call);
@@ -78,18 +85,48 @@ pub(crate) fn cached_attention(
     inputs: &[&Value],
     attrs: &[Attr],
     out: &Type<u32>,
-    device: &Device,
+    turn: &Turn<'_>,
     (before, len): (Option<[&Value; 2]>, usize),
 ) -> Result<[Value; 3], Error> {
+    let nanos = time::cached_attention(spec, inputs, attrs, out, len);
+    time::allowed(nanos)?;
+    turn.launch(nanos)?;
     let call = Call {
         spec,
         inputs,
         attrs,
         out,
-        device,
+        turn,
+        device: turn.device,
     };
-    let tensors = attention::cached(&call, before.map(|[keys, values]| [&keys.tensor, &values.tensor]), len)?;
+    let tensors = attention::cached(&call, before.map(|[keys, values]| [&keys.tensor, &values.tensor]), len);
+    let tensors = tensors.map_err(|failure| told(failure, turn.device))?;
     Ok(tensors.map(|tensor| Value { tensor, range: None }))
+}
+
+/// Why an op failed. A device whose memory is all in use is no fault of the host; what the process keeps of it unused is given back, so
+/// that others fit.
+fn told(failure: Failure, device: &Device) -> Error {
+    let error = match failure {
+        Failure::Ours(error) => return error,
+        Failure::Candle(error) => failed("on the device", &error),
+    };
+    if error.code == Code::Quota {
+        open::release(device);
+    }
+    error
+}
+
+/// What the driver says of an op, an upload or a download that failed.
+pub(crate) fn failed(what: &str, error: &candle_core::Error) -> Error {
+    let said = said(error);
+    // As CUDA's driver and cuBLAS call it.
+    if said.contains("OUT_OF_MEMORY") || said.contains("ALLOC_FAILED") {
+        return Error::quota(format!(
+            "{what}: the device's memory is all in use ({said}): use smaller batches, or try again when other calls are done"
+        ));
+    }
+    Error::internal(format!("{what}: {said}"))
 }
 
 fn dispatch(call: &Call<'_>) -> Result<Tensor> {

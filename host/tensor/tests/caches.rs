@@ -105,8 +105,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_sequence_in_pieces_is_the_sequence_as_a_whole(seed in 1_u64.., window in 0_i64..90, composed: bool) {
-        let device = if composed { Device::Composed } else { Device::Cpu };
+    fn a_sequence_in_pieces_is_the_sequence_as_a_whole_here_and_on_a_device(seed in 1_u64.., window in 0_i64..90, composed: bool) {
+        let device = if composed { common::device() } else { Device::Cpu };
         let (scope, budget) = scope_on(&runtime(device), 1 << 28);
         let random = &mut Random(seed);
         let program = compile(&scope, &description(window));
@@ -133,7 +133,7 @@ proptest! {
 
 #[test]
 fn on_a_device_forks_differ_and_a_run_that_fails_leaves_the_cache_as_it_was() {
-    let (scope, budget) = scope_on(&runtime(Device::Composed), 1 << 28);
+    let (scope, budget) = scope_on(&runtime(common::device()), 1 << 28);
     let program = compile(&scope, &description(0));
     let (a, b) = (Sequence::new(&mut Random(5), 30), Sequence::new(&mut Random(6), 30));
     let cache = KvCache::new(&budget, spec(), 20).unwrap();

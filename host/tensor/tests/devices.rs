@@ -1,4 +1,5 @@
-//! Programs and weights on a device give what they give on the processor, within the same budgets, and end when a call does.
+//! Programs and weights on a device give what they give on the processor, within the same budgets, and end when a call does. With
+//! MAQUETTE_TEST_DEVICE=cuda:0 the device is a GPU.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Plain, apply, encode, read, runtime, scope_on, upload};
+use common::{Plain, apply, device, encode, read, runtime, scope_on, upload};
 use maquette_tensor::ops::program::{Constant, Description, Input, Node, WeightRef};
 use maquette_tensor::ops::{Attr, Code, DType, Dim, lookup};
 use maquette_tensor::{Budget, Control, Device, Runtime, RuntimeConfig, Scope, WeightFile};
@@ -80,8 +81,8 @@ fn ids(scope: &Scope, ids: &[f64]) -> maquette_tensor::Tensor {
 #[test]
 fn a_program_says_on_a_device_what_it_says_on_the_processor() {
     let folder = tempfile::tempdir().unwrap();
-    let run = |device: Device, with: &[f64]| -> Vec<Plain> {
-        let runtime = runtime(device);
+    let run = |on: Device, with: &[f64]| -> Vec<Plain> {
+        let runtime = runtime(on);
         let files = weights(&runtime, folder.path());
         let (scope, budget) = scope_on(&runtime, 1 << 20);
         let program = scope.compile(&description(), &files).unwrap();
@@ -96,7 +97,7 @@ fn a_program_says_on_a_device_what_it_says_on_the_processor() {
         found
     };
     for with in [&[0.0, 5.0, 2.0][..], &[3.0], &[]] {
-        let (here, there) = (run(Device::Cpu, with), run(Device::Composed, with));
+        let (here, there) = (run(Device::Cpu, with), run(device(), with));
         assert_eq!(here.len(), there.len());
         for (here, there) in here.iter().zip(&there) {
             assert_eq!(here.shape, there.shape);
@@ -113,7 +114,7 @@ fn a_weight_is_on_a_device_once_counted_once_and_leaves_when_others_need_its_roo
         weight_budget: 100,
         ..RuntimeConfig::default()
     };
-    let runtime = Runtime::on(Device::Composed, config).unwrap();
+    let runtime = Runtime::on(device(), config).unwrap();
     let files = weights(&runtime, folder.path());
     let (scope, budget) = scope_on(&runtime, 1 << 20);
     let store = runtime.weights();
@@ -141,7 +142,7 @@ fn a_weight_is_on_a_device_once_counted_once_and_leaves_when_others_need_its_roo
 #[test]
 fn what_fails_in_a_program_on_a_device_is_told_by_the_first_read_with_the_node() {
     let folder = tempfile::tempdir().unwrap();
-    let runtime = runtime(Device::Composed);
+    let runtime = runtime(device());
     let files = weights(&runtime, folder.path());
     let (scope, budget) = scope_on(&runtime, 1 << 20);
     let program = scope.compile(&description(), &files).unwrap();
@@ -161,7 +162,7 @@ fn what_fails_in_a_program_on_a_device_is_told_by_the_first_read_with_the_node()
 
 #[test]
 fn a_budget_holds_on_a_device_and_a_lane_that_is_ahead_waits_for_what_comes_back() {
-    let runtime = runtime(Device::Composed);
+    let runtime = runtime(device());
     let (scope, budget) = scope_on(&runtime, 100_000);
     let x = upload(&scope, &Plain::from_fn(&[1000], |_| 2.0), DType::F32);
     // Each takes a good part of the budget for a moment; sent without waiting they would exceed it together.
@@ -183,7 +184,7 @@ fn a_budget_holds_on_a_device_and_a_lane_that_is_ahead_waits_for_what_comes_back
 
 #[test]
 fn a_call_that_is_over_gets_no_answer_from_a_device() {
-    let runtime = runtime(Device::Composed);
+    let runtime = runtime(device());
     let budget = Budget::new(1 << 20);
     let control = Control {
         deadline: Some(Instant::now() + Duration::from_secs(3600)),
@@ -205,7 +206,7 @@ fn a_call_that_is_over_gets_no_answer_from_a_device() {
 
 #[test]
 fn a_part_of_a_view_is_read_in_order_from_a_device() {
-    let (scope, _) = scope_on(&runtime(Device::Composed), 1 << 20);
+    let (scope, _) = scope_on(&runtime(device()), 1 << 20);
     let x = upload(
         &scope,
         &Plain::from_fn(&[2, 3], |p| (p[0] * 3 + p[1]) as f64),
@@ -220,7 +221,7 @@ fn a_part_of_a_view_is_read_in_order_from_a_device() {
 
 #[test]
 fn floats_saturate_on_the_way_to_integers_on_a_device() {
-    let (scope, _) = scope_on(&runtime(Device::Composed), 1 << 20);
+    let (scope, _) = scope_on(&runtime(device()), 1 << 20);
     let x = Plain {
         shape: vec![4],
         data: vec![-7.0, 3.9, 300.0, 1e12],
@@ -233,6 +234,37 @@ fn floats_saturate_on_the_way_to_integers_on_a_device() {
     ] {
         let y = apply(&scope, "cast/1", &[&x], &[Attr::DType(dtype)]);
         assert_eq!(read(&scope, &y).data, expected);
+    }
+}
+
+#[test]
+fn long_sums_and_normalisations_are_right_on_a_device() {
+    let (scope, _) = scope_on(&runtime(device()), 1 << 28);
+    // 2^17 elements of each of three rows, and a length that cannot be halved.
+    for (rows, len) in [(3, 1 << 17), (2, 98_305)] {
+        let x = Plain::from_fn(&[rows, len], |p| {
+            (p[0] + 1) as f64 + ((p[1] * 7919) % 13) as f64 / 8.0 - 0.75
+        });
+        let there = upload(&scope, &x, DType::F32);
+        let exact: Vec<f64> = x.data.chunks(len).map(|row| row.iter().sum()).collect();
+        let sums = read(&scope, &apply(&scope, "sum/1", &[&there], &[Attr::Ints(vec![1])])).data;
+        let whole = read(&scope, &apply(&scope, "sum/1", &[&there], &[])).data[0];
+        let close = |found: f64, exact: f64| (found - exact).abs() <= 1e-5 * exact.abs();
+        assert!(close(whole, exact.iter().sum()), "{whole} {exact:?}");
+        assert!(
+            sums.iter().zip(&exact).all(|(a, b)| close(*a, *b)),
+            "{sums:?} {exact:?}"
+        );
+        let y = read(
+            &scope,
+            &apply(&scope, "group_norm/1", &[&there], &[Attr::Int(1), Attr::Float(1e-6)]),
+        )
+        .data;
+        for row in y.chunks(len) {
+            let mean = row.iter().sum::<f64>() / len as f64;
+            let variance = row.iter().map(|y| (y - mean).powi(2)).sum::<f64>() / len as f64;
+            assert!(mean.abs() < 1e-4 && (variance - 1.0).abs() < 1e-4, "{mean} {variance}");
+        }
     }
 }
 
@@ -295,8 +327,8 @@ fn what_is_empty_gives_on_a_device_what_it_gives_on_the_processor() {
         ("transpose/1", vec![vec![0, 3]], vec![Attr::Int(0), Attr::Int(1)]),
     ];
     for (op, shapes, attrs) in cases {
-        let said = [Device::Cpu, Device::Composed].map(|device| {
-            let (scope, _) = scope_on(&runtime(device), 1 << 20);
+        let said = [Device::Cpu, device()].map(|on| {
+            let (scope, _) = scope_on(&runtime(on), 1 << 20);
             let inputs = shapes
                 .iter()
                 .map(|shape| upload(&scope, &Plain::from_fn(shape, |_| 1.0), DType::F32));
@@ -310,4 +342,107 @@ fn what_is_empty_gives_on_a_device_what_it_gives_on_the_processor() {
         });
         assert_eq!(said[0], said[1], "{op} {shapes:?}");
     }
+}
+
+#[test]
+fn what_is_no_number_or_infinite_gives_on_a_device_what_it_gives_on_the_processor() {
+    let special = [
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        0.0,
+        -0.0,
+        1e38,
+        -1e38,
+        88.0,
+        -90.0,
+        1e-30,
+        2.5,
+        -2.5,
+        1.0,
+        -1.0,
+        0.5,
+        -7.0,
+    ];
+    let n = special.len();
+    let column = Plain::from_fn(&[n, 1], |p| special[p[0]]);
+    let row = Plain::from_fn(&[1, n], |p| special[p[1]]);
+    // Rows of one special element among plain ones.
+    let among = Plain::from_fn(&[n, 5], |p| if p[1] == 3 { special[p[0]] } else { p[1] as f64 - 1.5 });
+    let image = Plain::from_fn(
+        &[1, n, 1, 5],
+        |p| if p[3] == 3 { special[p[1]] } else { p[3] as f64 - 1.5 },
+    );
+    let along = |axis: i64| Attr::Ints(vec![axis]);
+    let mut cases: Vec<(&str, Vec<&Plain>, Vec<Attr>)> = Vec::new();
+    for op in [
+        "eq/1", "ne/1", "lt/1", "le/1", "gt/1", "ge/1", "add/1", "mul/1", "div/1",
+    ] {
+        cases.push((op, vec![&column, &row], vec![]));
+    }
+    for op in [
+        "neg/1",
+        "abs/1",
+        "exp/1",
+        "log/1",
+        "sqrt/1",
+        "rsqrt/1",
+        "recip/1",
+        "tanh/1",
+        "sigmoid/1",
+        "silu/1",
+        "gelu/1",
+        "erf/1",
+        "floor/1",
+        "ceil/1",
+        "round/1",
+        "sign/1",
+        "log1p/1",
+        "expm1/1",
+        "softplus/1",
+        "elu/1",
+        "leaky_relu/1",
+    ] {
+        cases.push((op, vec![&column], vec![]));
+    }
+    // Whether a number or none is the larger of the two, nobody promises but for windows.
+    for op in ["sum/1", "mean/1", "logsumexp/1"] {
+        cases.push((op, vec![&among], vec![along(1)]));
+    }
+    for op in ["softmax/1", "log_softmax/1", "cumsum/1"] {
+        cases.push((op, vec![&among], vec![Attr::Int(1)]));
+    }
+    for op in ["max_pool2d/1", "avg_pool2d/1"] {
+        cases.push((op, vec![&image], vec![Attr::Ints(vec![1, 2]), Attr::Ints(vec![1, 1])]));
+    }
+    let runtimes = [Device::Cpu, device()].map(runtime);
+    let mut differ = Vec::new();
+    for (op, inputs, attrs) in cases {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let [here, there] = [0, 1].map(|at| {
+                let (scope, _) = scope_on(&runtimes[at], 1 << 24);
+                let inputs: Vec<_> = inputs.iter().map(|plain| upload(&scope, plain, dtype)).collect();
+                let refs: Vec<_> = inputs.iter().collect();
+                read(&scope, &apply(&scope, op, &refs, &attrs)).data
+            });
+            let same = |a: f64, b: f64| {
+                a == b
+                    || (a.is_nan() && b.is_nan())
+                    || (a - b).abs() <= 1e-2 * a.abs().max(if dtype == DType::F32 { 1e-5 } else { 1e-2 })
+            };
+            let places = here
+                .iter()
+                .zip(&there)
+                .enumerate()
+                .filter(|(_, (a, b))| !same(**a, **b));
+            let told: Vec<String> = places
+                .map(|(at, (a, b))| format!("at {at}: {a} here, {b} there"))
+                .take(4)
+                .collect();
+            if !told.is_empty() {
+                differ.push(format!("{op} of {dtype}: {}", told.join("; ")));
+            }
+        }
+    }
+    assert!(differ.is_empty(), "{differ:#?}");
 }

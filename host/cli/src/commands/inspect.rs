@@ -31,11 +31,11 @@ pub(crate) struct Args {
 
 /// What a target on a server is.
 #[derive(Debug, PartialEq, Eq)]
-struct Remote {
-    server: Option<String>,
-    owner: String,
-    name: String,
-    version: String,
+pub(crate) struct Remote {
+    pub(crate) server: Option<String>,
+    pub(crate) owner: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
 }
 
 /// Looks and prints.
@@ -155,7 +155,7 @@ fn opened(out: &mut String, ui: &Ui, model: &Model) {
     row(out, ui, "made by", &model.prepared.description.sdk);
     row(out, ui, "compiled", &bytes(model.prepared.artifact_bytes));
     row(out, ui, "load", &model.load_note());
-    row(out, ui, "limits", &local::limits_line(&model.parts.limits));
+    row(out, ui, "asks for", &local::limits_line(&model.parts.limits));
     schemas(
         out,
         ui,
@@ -264,7 +264,8 @@ fn kind_within(root: &Value, property: &Value, depth: usize) -> String {
 }
 
 impl Remote {
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads OWNER/NAME[@VERSION] or a model's URL.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (server, path) = match text.split_once("://") {
             None => (None, text),
             Some((scheme, rest)) => {
@@ -295,12 +296,40 @@ impl Remote {
     }
 }
 
-fn on_server(remote: &Remote, args: &ServerArgs, ui: &mut Ui) -> Result<()> {
-    let mut args = args.clone();
-    if let Some(server) = &remote.server {
-        args.server.clone_from(server);
+impl Remote {
+    /// A client of the server that it is on.
+    pub(crate) fn client(&self, args: &ServerArgs) -> Result<Client> {
+        let mut args = args.clone();
+        if let Some(server) = &self.server {
+            args.server.clone_from(server);
+        }
+        Client::from_args(&args)
     }
-    let client = Client::from_args(&args)?;
+}
+
+/// What a version may use, and why so much.
+fn share(field: &str, share: &Value) -> String {
+    let amount = |value: &Value| match value.as_u64() {
+        Some(n) if field.ends_with("_bytes") => bytes(n),
+        Some(n) => format!("{n} ms"),
+        None => "nothing".to_owned(),
+    };
+    let asked = || match share["asked"].as_u64() {
+        Some(_) => format!("it asks for {}", amount(&share["asked"])),
+        None => "it does not say".to_owned(),
+    };
+    let why = match share["why"].as_str() {
+        Some("asked") => "as it asks".to_owned(),
+        Some("default") => "it does not say".to_owned(),
+        Some("allowed") => format!("this server allows no more; {}", asked()),
+        Some("present") => format!("the machine has no more; {}", asked()),
+        _ => String::new(),
+    };
+    format!("{field:<13} {:<10} {why}", amount(&share["granted"]))
+}
+
+fn on_server(remote: &Remote, args: &ServerArgs, ui: &mut Ui) -> Result<()> {
+    let client = remote.client(args)?;
     let Remote {
         owner, name, version, ..
     } = remote;
@@ -340,6 +369,25 @@ fn on_server(remote: &Remote, args: &ServerArgs, ui: &mut Ui) -> Result<()> {
             }
         }
         row(&mut out, ui, "made by", &text("sdk"));
+        let why = found["quarantine"]["reason"].as_str();
+        if let (Some(why), Some(since)) = (why, found["quarantine"]["since"].as_str()) {
+            let what = format!(
+                "since {since}: {} calls in a row broke it, the last: {why}",
+                found["quarantine"]["faults"]
+            );
+            row(&mut out, ui, "quarantine", &ui.bad(&what));
+            let again = format!("maquette release {owner}/{name}@{}", text("id"));
+            row(&mut out, ui, "", &format!("`{again}` lets it be called again"));
+        }
+        for (field, of) in found["grant"].as_object().into_iter().flatten() {
+            row(&mut out, ui, "granted", &share(field, of));
+        }
+        let imports = found["imports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        row(&mut out, ui, "imports", &imports.collect::<Vec<_>>().join(", "));
         row(&mut out, ui, "run", &format!("{}{}", client.base(), text("run")));
         row(
             &mut out,
@@ -371,6 +419,34 @@ mod tests {
         for bad in ["a", "a/b/c", "../x", "http://h:1/other", "a/b c", "a/b@"] {
             assert_eq!(remote(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_grant_says_how_much_and_whose_bound_it_is() {
+        let of = |field: &str, why: &str, asked: Value| {
+            let told = share(field, &json!({"granted": 1 << 20, "why": why, "asked": asked}));
+            told.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let mib = bytes(1 << 20);
+        assert_eq!(
+            of("log_bytes", "asked", json!(1 << 20)),
+            format!("log_bytes {mib} as it asks")
+        );
+        assert_eq!(
+            of("log_bytes", "allowed", json!(1 << 30)),
+            format!(
+                "log_bytes {mib} this server allows no more; it asks for {}",
+                bytes(1 << 30)
+            )
+        );
+        assert_eq!(
+            of("tensor_bytes", "present", Value::Null),
+            format!("tensor_bytes {mib} the machine has no more; it does not say")
+        );
+        assert_eq!(
+            of("timeout_ms", "default", Value::Null),
+            "timeout_ms 1048576 ms it does not say"
+        );
     }
 
     #[test]

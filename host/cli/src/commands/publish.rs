@@ -1,5 +1,6 @@
 //! `maquette publish`: a model becomes a version on a server; only the blobs that the server lacks are sent.
 
+use std::io::{BufRead, IsTerminal as _};
 use std::path::PathBuf;
 
 use maquette_package::blobs::BlobStore;
@@ -8,7 +9,7 @@ use maquette_package::{Digest, Package, Progress};
 use serde_json::{Value, json};
 
 use crate::client::{Client, ServerArgs};
-use crate::failure::{Failure, Result};
+use crate::failure::{Exit, Failure, Result};
 use crate::local::{self, Host};
 use crate::report::count;
 use crate::ui::{Ui, bytes, time};
@@ -21,6 +22,7 @@ Examples:
   maquette publish                                             to the server on this machine
   maquette publish plugins/minilm --owner acme --alias stable
   maquette publish --server https://models.example --token mqt_…
+  maquette publish --yes                                       even if it asks for more than the version before
 
 The version's id is the sha256 of its canonical manifest: publishing the same model again changes nothing, and says so.";
 
@@ -39,6 +41,9 @@ pub(crate) struct Args {
     /// Do not run the cases here first; the server runs them anyway.
     #[arg(long)]
     skip_tests: bool,
+    /// Agree that the version asks for more than the one before: more time, more memory, another interface.
+    #[arg(long, short)]
+    yes: bool,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -73,7 +78,12 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         );
     }
     let owner = owner(args.owner.as_deref(), &package);
-    let published = publish(&client, &owner, &package.manifest, &args.aliases, &store, ui)?;
+    let consent = if args.yes { Consent::Given } else { Consent::Asked };
+    let published = publish(&client, &owner, &package.manifest, &args.aliases, consent, &store, ui)?;
+    ui.step(
+        "asks for",
+        local::limits_line(&local::parts(&package.manifest, &store)?.limits),
+    );
     let run = format!(
         "{}/v1/models/{}/versions/{}/run",
         client.base(),
@@ -108,12 +118,22 @@ pub(crate) fn owner(asked: Option<&str>, package: &Package) -> String {
         .to_owned()
 }
 
+/// Who says yes to a version that asks for more than the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Consent {
+    /// Nobody has to be asked.
+    Given,
+    /// Whoever sits at the terminal.
+    Asked,
+}
+
 /// Sends what the server lacks and makes the version visible.
 pub(crate) fn publish(
     client: &Client,
     owner: &str,
     manifest: &VersionManifest,
     aliases: &[String],
+    consent: Consent,
     store: &BlobStore,
     ui: &mut Ui,
 ) -> Result<Published> {
@@ -148,9 +168,18 @@ pub(crate) fn publish(
     } else {
         aliases.to_vec()
     };
-    let answer = client.publish(owner, manifest, &aliases);
+    let answer = client.publish(owner, manifest, &aliases, consent == Consent::Given);
     ui.end();
-    let answer = answer?;
+    let answer = match answer? {
+        Ok(answer) => answer,
+        Err(grew) => {
+            agree(&grew, ui)?;
+            ui.begin("the server checks, compiles and tests it", None);
+            let answer = client.publish(owner, manifest, &aliases, true);
+            ui.end();
+            answer?.map_err(|grew| unconfirmed(&grew))?
+        }
+    };
     let text = |value: &Value| value.as_str().map(str::to_owned);
     Ok(Published {
         model: text(&answer["model"]).unwrap_or_else(|| format!("{owner}/{}", manifest.name)),
@@ -164,4 +193,101 @@ pub(crate) fn publish(
         sent: missing.len(),
         sent_bytes,
     })
+}
+
+/// Asks whoever sits there whether a version may ask for more than the one before.
+fn agree(grew: &[Value], ui: &Ui) -> Result<()> {
+    if ui.is_json() || !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Err(unconfirmed(grew));
+    }
+    eprintln!("it asks for more than the version before:\n{}", listed(grew));
+    eprint!("publish it? [y/N] ");
+    if says_yes(&mut std::io::stdin().lock()) {
+        Ok(())
+    } else {
+        Err(unconfirmed(grew))
+    }
+}
+
+fn says_yes(input: &mut impl BufRead) -> bool {
+    let mut line = String::new();
+    let read = input.read_line(&mut line);
+    read.is_ok() && matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+fn unconfirmed(grew: &[Value]) -> Failure {
+    Failure::new(
+        Exit::Server,
+        "nothing was published: it asks for more than the version before",
+    )
+    .help("run it again with --yes to agree, or ask for less in [limits] of maquette.toml")
+    .detail(Some(listed(grew)))
+}
+
+/// What grew, a field a line.
+fn listed(grew: &[Value]) -> String {
+    let lines = grew.iter().map(|field| {
+        let name = field["field"].as_str().unwrap_or_default();
+        let amount = |value: &Value| match value.as_u64() {
+            Some(n) if name.ends_with("_bytes") => bytes(n),
+            _ => value.to_string(),
+        };
+        match (field["before"].as_array(), field["now"].as_array()) {
+            (Some(before), Some(now)) => {
+                let new = now
+                    .iter()
+                    .filter(|import| !before.contains(import))
+                    .filter_map(Value::as_str);
+                format!("  {name}: {}", new.collect::<Vec<_>>().join(", "))
+            }
+            _ => format!(
+                "  {name}: {}, before {}",
+                amount(&field["now"]),
+                amount(&field["before"])
+            ),
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grew_is_told_in_sizes_and_names() {
+        let grew = [
+            json!({"field": "memory_bytes", "before": 1 << 20, "now": 1 << 30}),
+            json!({"field": "timeout_ms", "before": 5, "now": 6}),
+            json!({"field": "imports", "before": ["a/run"], "now": ["a/files", "a/run"]}),
+        ];
+        let told = listed(&grew);
+        assert_eq!(
+            told,
+            format!(
+                "  memory_bytes: {}, before {}\n  timeout_ms: 6, before 5\n  imports: a/files",
+                bytes(1 << 30),
+                bytes(1 << 20)
+            )
+        );
+        let failure = unconfirmed(&grew);
+        assert!(
+            failure.help.contains("--yes") && failure.detail == Some(told),
+            "{failure:?}"
+        );
+    }
+
+    #[test]
+    fn only_a_yes_is_a_yes() {
+        for (answer, yes) in [
+            ("y\n", true),
+            ("Yes\n", true),
+            ("\n", false),
+            ("", false),
+            ("yep\n", false),
+            ("n\n", false),
+        ] {
+            assert_eq!(says_yes(&mut answer.as_bytes()), yes, "{answer:?}");
+        }
+    }
 }

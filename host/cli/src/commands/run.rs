@@ -107,8 +107,8 @@ fn tell(event: &Event) {
     match event {
         Event::Log(line) => eprintln!("    {:>5} {}", report::level(line.level), line.message),
         Event::Progress { fraction, message } => eprintln!("    {:>4.0}% {message}", fraction * 100.0),
-        // The items are in the output too, which follows.
-        Event::Item(_) => {}
+        // They are in the output too, which follows.
+        Event::Item(_) | Event::File(_) => {}
     }
 }
 
@@ -207,11 +207,11 @@ mod tests {
         vec![
             OutputFile {
                 media_type: "image/png".into(),
-                bytes: b"one".to_vec(),
+                bytes: b"one"[..].into(),
             },
             OutputFile {
                 media_type: "strange/thing".into(),
-                bytes: b"two".to_vec(),
+                bytes: b"two"[..].into(),
             },
         ]
     }

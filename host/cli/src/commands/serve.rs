@@ -60,6 +60,9 @@ pub(crate) struct Settings {
     /// Calls that run at once; the number of processors unless given.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     lanes: usize,
+    /// How far calls stand back behind the threads that answer requests, as `nice` counts.
+    #[arg(long, default_value_t = Config::default().lane_nice, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=19))]
+    lane_nice: i32,
     /// Threads for tensors; the number of processors unless given.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     threads: usize,
@@ -77,9 +80,12 @@ pub(crate) struct Settings {
     /// Calls that may wait.
     #[arg(long, default_value_t = Config::default().queue_limit, value_name = "N")]
     queue: usize,
-    /// Connections at once, streams included; more wait to be accepted.
+    /// Connections at once, streams included. When there are more, idle ones are closed; the others wait.
     #[arg(long, default_value_t = Config::default().connections, value_name = "N")]
     connections: usize,
+    /// Streams of predictions that may be open at once for each owner.
+    #[arg(long, default_value_t = Config::default().streams_per_owner, value_name = "N")]
+    streams_per_owner: usize,
     /// The largest request body, in MiB.
     #[arg(long, default_value_t = Config::default().max_body_bytes >> 20, value_name = "MIB")]
     max_body_mb: u64,
@@ -105,6 +111,7 @@ impl Settings {
             open_metrics: self.open_metrics,
             outbound_allow: self.allow_outbound.clone(),
             lanes: self.lanes,
+            lane_nice: self.lane_nice,
             tensor_threads: self.threads,
             // Billionths a millisecond; the bounds of `price` keep it far from an overflow.
             price_per_ms: (self.price * 1e6).round() as u64,
@@ -113,6 +120,7 @@ impl Settings {
             device: self.on.device,
             queue_limit: self.queue,
             connections: self.connections,
+            streams_per_owner: self.streams_per_owner,
             max_body_bytes: self.max_body_mb.saturating_mul(1 << 20),
             weight_budget: self.weight_budget_mb.saturating_mul(1 << 20),
             ..Config::default()

@@ -10,7 +10,7 @@ use maquette_server::{Server, StartError, stop_requested};
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::commands::publish::{self, Published};
+use crate::commands::publish::{self, Consent, Published};
 use crate::commands::serve::{Settings, runtime};
 use crate::failure::{Failure, Result};
 use crate::local::{self, Host};
@@ -77,7 +77,10 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
         let client = Client::new(&url, Some(server.admin_token().to_owned()));
         let owner = publish::owner(args.owner.as_deref(), &package);
         let manifest = &package.manifest;
-        let published = tokio::task::block_in_place(|| publish::publish(&client, &owner, manifest, &[], &store, ui));
+        // Whoever tries a model out here agrees to what it asks for by trying it.
+        let published = tokio::task::block_in_place(|| {
+            publish::publish(&client, &owner, manifest, &[], Consent::Given, &store, ui)
+        });
         let published = match published {
             Ok(published) => published,
             Err(failure) => {

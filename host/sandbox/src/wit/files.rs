@@ -6,9 +6,9 @@ use wasmtime::component::Resource;
 use super::{stale, too_many};
 use crate::bindings::maquette::model::files;
 use crate::bindings::{InputHandle, OutputHandle};
-use crate::call::{InputFile, OutputFile};
+use crate::call::{Event, InputFile, OutputFile};
 use crate::files::{index, printable, reference};
-use crate::state::{HostError, State};
+use crate::state::{Draft, HostError, State};
 
 impl State {
     fn input(&self, handle: &Resource<InputHandle>) -> wasmtime::Result<&InputFile> {
@@ -59,11 +59,11 @@ impl files::HostInputFile for State {
 impl files::HostOutputFile for State {
     fn create(&mut self, media_type: String) -> Result<Resource<OutputHandle>, HostError> {
         self.enter("files.output-file.create")?;
-        let file = OutputFile {
+        let draft = Draft {
             media_type: printable(&media_type),
             bytes: Vec::new(),
         };
-        let handle = self.outputs.insert(file).ok_or_else(|| too_many("output files"))?;
+        let handle = self.outputs.insert(draft).ok_or_else(|| too_many("output files"))?;
         Ok(Resource::new_own(handle))
     }
 
@@ -88,7 +88,14 @@ impl files::HostOutputFile for State {
         if self.finished.len() >= crate::slab::MAX_LIVE as usize {
             return Err(too_many("output files").into());
         }
-        let file = self.outputs.remove(file.rep()).ok_or_else(|| stale("file"))?;
+        let draft = self.outputs.remove(file.rep()).ok_or_else(|| stale("file"))?;
+        let file = OutputFile {
+            media_type: draft.media_type,
+            bytes: draft.bytes.into(),
+        };
+        if let Some(events) = &mut self.events {
+            events(Event::File(file.clone()));
+        }
         self.finished.push(file);
         Ok(reference(self.finished.len() - 1))
     }

@@ -51,3 +51,39 @@ fn a_flood_of_small_ops_is_counted_and_ends_at_the_deadline() {
     );
     well(&host);
 }
+
+#[test]
+fn an_op_that_takes_long_is_left_at_the_deadline() {
+    // `[16384, 256]` by `[256, 16384]`, of the same 16 MiB: 137 GFLOP into a gibibyte, a second or more.
+    let imports = format!("{TENSORS}{OPS}");
+    let guest = r#"(func $predict (param $p i32) (param $n i32) (result i32)
+        (drop (memory.grow (i32.const 300)))
+        (call $upload (i32.const 0) (i32.const 4096) (i32.const 2) (i32.const 131072) (i32.const 16777216) (i32.const 5000))
+        (i32.store (i32.const 4300) (i32.load (i32.const 5004)))
+        (call $upload (i32.const 0) (i32.const 4104) (i32.const 2) (i32.const 131072) (i32.const 16777216) (i32.const 5000))
+        (i32.store (i32.const 4304) (i32.load (i32.const 5004)))
+        (call $resolve (i32.const 4400) (i32.const 8) (i32.const 5000))
+        (call $apply (i32.load (i32.const 5004)) (i32.const 4300) (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 5000))
+        (call $ok (local.get $p) (local.get $n)))
+      (data (i32.const 4096) "\00\40\00\00\00\01\00\00\00\01\00\00\00\40\00\00") (data (i32.const 4400) "matmul/1")"#;
+    let host = Host::new();
+    let wasm = fixtures::component(&imports, guest);
+    // On a machine that is loaded the first of these may be over before the op begins.
+    let begun = [200, 1000, 5000].into_iter().any(|timeout_ms| {
+        let brief = Limits {
+            timeout_ms,
+            memory_bytes: 64 << 20,
+            tensor_bytes: 2 << 30,
+            ..limits()
+        };
+        let outcome = call(&host.try_open(&host.parts(&wasm, brief)).unwrap().0, "{}");
+        let failure = outcome.result.unwrap_err();
+        let message = format!("`predict` did not end within {timeout_ms} ms");
+        assert_eq!((failure.code, failure.message), (Code::Timeout, message));
+        // It was left, and did not end.
+        assert_eq!(outcome.report.ops, 0, "{:?}", outcome.report);
+        outcome.report.tensor_bytes > 1 << 30
+    });
+    assert!(begun, "the op did not begin");
+    well(&host);
+}

@@ -36,10 +36,10 @@
 //! | 34, 35 long arguments | `arguments_that_repeat_the_same_bytes_are_counted_each_time`, `an_upload_from_beyond_the_guests_memory_ends_the_sandbox` |
 //! | 36 a long name | `a_long_name_is_quoted_back_and_harms_nobody` |
 //! | 37 resources of the guest's own | `a_flood_of_the_guests_own_resources_ends_the_sandbox` |
-//! | 38 an op that a device has no memory for | as case 26; there is no other device than the processor |
+//! | 38 an op that a device has no memory for | as case 26; `host/tensor/tests/gpu.rs`: `a_gpu_whose_memory_is_all_in_use_refuses_and_goes_on` |
 //! | 39, 40 what kernels panic on | `host/tensor/tests/hostile.rs`: `no_op_crashes_on_any_shapes_dtypes_or_attributes`, `no_op_of_images_crashes_on_any_sizes`, `division_by_zero_and_not_a_number_never_crash`, `ids_past_the_rows_are_the_callers_fault` |
 //! | 41 a flood of ops | `a_flood_of_small_ops_is_counted_and_ends_at_the_deadline` |
-//! | 42 a caller who leaves | `a_cancelled_call_stops_within_a_tick_or_so`; `host/tensor/tests/hostile.rs`: `nothing_starts_after_the_deadline_or_a_cancel`. `host/tensor/kernels/src/stop.rs`: `a_kernel_stops_within_a_grain_of_work_on_every_thread` |
+//! | 42 a caller who leaves | `a_cancelled_call_stops_within_a_tick_or_so`; `host/tensor/tests/hostile.rs`: `nothing_starts_after_the_deadline_or_a_cancel`; one op: `an_op_that_takes_long_is_left_at_the_deadline`, `host/tensor/tests/stops.rs` |
 //! | 43 another tenant's memory | `a_pattern_that_a_call_leaves_in_its_memory_is_in_no_later_call`; `host/tensor/tests/leaks.rs` |
 //! | 44 a flood of output | `a_flood_of_standard_output_is_dropped_and_counted`, `a_log_flood_is_bounded_and_counted`, `streamed_items_are_bounded_in_bytes_and_in_number`, `output_files_are_bounded_together`, `a_flood_of_metrics_keeps_32_and_notes_the_rest_within_the_log` |
 //! | 45 forged log lines | `a_forged_log_line_or_an_escape_sequence_is_tamed_wherever_it_comes_from`, `a_name_in_a_backtrace_is_cut_and_cannot_drive_a_terminal` |

@@ -1,42 +1,23 @@
-//! Files of an output: kept for a while, and named in the output by signed URLs.
+//! Files of an output: kept for a while, and named by signed URLs.
 
 use std::sync::Arc;
 
 use maquette_sandbox::OutputFile;
-use serde_json::Value;
 
 use super::{Files, Kind, New, disk_problem, media_type, records};
-use crate::engine::files;
 use crate::problem::Problem;
 use crate::store::StoreError;
 
 impl Files {
-    /// Keeps the files of a prediction's output and puts the absolute, signed URL of each where the output refers to it.
+    /// Keeps files of a prediction's output, each under a name without its extension; returns the absolute, signed URL of each.
     ///
     /// # Errors
-    /// 507 if the owner's quota or the disk is full; then nothing is kept and the output is as it was.
+    /// 507 if the owner's quota or the disk is full; then none of them is kept.
     pub(crate) async fn keep_outputs(
         &self,
         owner: &Arc<str>,
         prediction_id: &str,
-        output: &mut Value,
-        made: Vec<OutputFile>,
-        origin: &str,
-    ) -> Result<(), Problem> {
-        let urls = self.keep_output_files(owner, prediction_id, made, origin).await?;
-        put_urls(output, &urls);
-        Ok(())
-    }
-
-    /// Keeps the files of a prediction's output; returns the URL of each, for [`put_urls`].
-    ///
-    /// # Errors
-    /// As [`Files::keep_outputs`].
-    pub(crate) async fn keep_output_files(
-        &self,
-        owner: &Arc<str>,
-        prediction_id: &str,
-        made: Vec<OutputFile>,
+        made: Vec<(String, OutputFile)>,
         origin: &str,
     ) -> Result<Vec<String>, Problem> {
         if made.is_empty() {
@@ -44,31 +25,26 @@ impl Files {
         }
         let bytes = made
             .iter()
-            .map(|file| file.bytes.len() as u64 + records::OVERHEAD)
+            .map(|(_, file)| file.bytes.len() as u64 + records::OVERHEAD)
             .sum();
         self.check_room(owner, bytes).await?;
         let (disk, owner, prediction) = (self.disk.clone(), Arc::clone(owner), prediction_id.to_owned());
         let work = tokio::task::spawn_blocking(move || {
-            let one = made.len() == 1;
-            let write = |(i, file): (usize, OutputFile)| {
+            let write = |(name, file): (String, OutputFile)| {
                 let mut incoming = disk.incoming()?;
                 incoming.write(&file.bytes)?;
                 let content_type = media_type(&file.media_type);
-                let number = if one { String::new() } else { format!("-{i}") };
                 let new = New {
                     owner: Arc::clone(&owner),
                     kind: Kind::Output,
                     prediction_id: Some(prediction.clone()),
-                    name: format!("output{number}{}", extension(&content_type)),
+                    name: format!("{name}{}", extension(&content_type)),
                     content_type,
                     metadata: "{}".to_owned(),
                 };
                 Ok((new, incoming))
             };
-            made.into_iter()
-                .enumerate()
-                .map(write)
-                .collect::<std::io::Result<Vec<_>>>()
+            made.into_iter().map(write).collect::<std::io::Result<Vec<_>>>()
         });
         let written = work.await.map_err(Problem::internal)?.map_err(|e| disk_problem(&e))?;
         let kept = self.keep(written).await?;
@@ -85,12 +61,6 @@ impl Files {
         self.remove_all(gone).await;
         Ok(())
     }
-}
-
-/// Puts the URLs of files where an output, or an item of a streamed one, refers to them. A reference to a file that is not there
-/// stays.
-pub(crate) fn put_urls(output: &mut Value, urls: &[String]) {
-    files::replace(output, &|index| urls.get(index).cloned());
 }
 
 /// What a file's name ends with, for people's programs.

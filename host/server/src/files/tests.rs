@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 
 use maquette_sandbox::OutputFile;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use crate::catalog::Catalog;
@@ -269,44 +269,42 @@ async fn outputs_are_kept_and_named_by_links_that_work_without_a_token() {
     let fixture = fixture(|_| {});
     let made = |n: u8, media_type: &str| OutputFile {
         media_type: media_type.to_owned(),
-        bytes: vec![n; 3],
+        bytes: vec![n; 3].into(),
     };
-    let mut output = json!({"a": "maquette-file:1", "b": ["maquette-file:0", "maquette-file:9"]});
-    let two = vec![made(0, "image/png"), made(1, "strange\r\n")];
-    fixture
-        .files
-        .keep_outputs(&"me".into(), "p1", &mut output, two, ORIGIN)
-        .await
-        .unwrap();
-    let link = |value: &Value| {
-        let url = url::Url::parse(value.as_str().unwrap()).unwrap();
+    let two = vec![
+        ("output-0".to_owned(), made(0, "image/png")),
+        ("output-1".to_owned(), made(1, "strange\r\n")),
+    ];
+    let kept = fixture.files.keep_outputs(&"me".into(), "p1", two, ORIGIN).await;
+    let urls = kept.unwrap();
+    let link = |url: &str| {
+        let url = url::Url::parse(url).unwrap();
         match links::own(&url, &[ORIGIN]) {
             Some(links::Own::Signed(link)) => link,
             other => panic!("{url}: {other:?}"),
         }
     };
-    let first = fixture.files.by_link(&link(&output["b"][0])).await.unwrap();
+    let first = fixture.files.by_link(&link(&urls[0])).await.unwrap();
     assert_eq!(
         (first.name.as_str(), first.content_type.as_str(), first.kind),
         ("output-0.png", "image/png", Kind::Output)
     );
-    let second = fixture.files.by_link(&link(&output["a"])).await.unwrap();
+    let second = fixture.files.by_link(&link(&urls[1])).await.unwrap();
     assert_eq!(
         (second.name.as_str(), second.content_type.as_str()),
         ("output-1", "application/octet-stream")
     );
     assert_eq!(std::fs::read(fixture.files.disk.path(&second.id)).unwrap(), [1; 3]);
-    assert_eq!(output["b"][1], "maquette-file:9");
     assert!(first.expires_at - first.created_at == 3_600_000);
     // The output of one call is the input of the next, whoever's it is.
-    let next = fixture.resolve("you", output["a"].as_str().unwrap()).await.unwrap();
+    let next = fixture.resolve("you", &urls[1]).await.unwrap();
     assert_eq!(&*next.bytes, [1; 3]);
 
     fixture.files.delete_outputs("you", "p1").await.unwrap();
     assert_eq!(fixture.on_disk(), 2, "only an owner removes what is the owner's");
     fixture.files.delete_outputs("me", "p1").await.unwrap();
     assert_eq!(fixture.on_disk(), 0);
-    assert!(fixture.files.by_link(&link(&output["a"])).await.is_err());
+    assert!(fixture.files.by_link(&link(&urls[1])).await.is_err());
 }
 
 #[tokio::test]
@@ -314,15 +312,11 @@ async fn outputs_that_do_not_fit_leave_nothing() {
     let fixture = fixture(|c| c.files_per_owner_bytes = 5000);
     let file = OutputFile {
         media_type: "a/b".to_owned(),
-        bytes: vec![0; 10],
+        bytes: vec![0; 10].into(),
     };
-    let mut output = json!("maquette-file:0");
-    let kept = fixture
-        .files
-        .keep_outputs(&"me".into(), "p", &mut output, vec![file; 2], ORIGIN)
-        .await;
-    assert_eq!(kept.unwrap_err().code(), "file-quota");
-    assert_eq!((output, fixture.on_disk()), (json!("maquette-file:0"), 0));
+    let two = vec![("output-0".to_owned(), file.clone()), ("output-1".to_owned(), file)];
+    let kept = fixture.files.keep_outputs(&"me".into(), "p", two, ORIGIN).await;
+    assert_eq!((kept.unwrap_err().code(), fixture.on_disk()), ("file-quota", 0));
 }
 
 #[test]

@@ -155,10 +155,19 @@ pub(crate) async fn next_within(body: &mut Body, timeout: Duration) -> Result<Op
 /// Reads and parses a JSON body. What the client got wrong is told in its words: line, column, unknown fields.
 pub(crate) async fn parse<T: DeserializeOwned>(app: &App, headers: &HeaderMap, body: Body) -> Result<T, Problem> {
     let (bytes, _reserved) = read(app, headers, body).await?;
-    serde_json::from_slice(&bytes).map_err(|e| match e.classify() {
+    let wrong = |e: serde_json::Error| match e.classify() {
         serde_json::error::Category::Data => Problem::unprocessable("invalid-request", e.to_string()),
         _ => invalid_json(&e),
-    })
+    };
+    // What is read by names could be read from a list by places, which nobody means.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+        serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(wrong)?;
+        return Err(Problem::unprocessable(
+            "invalid-request",
+            "the body must be a JSON object",
+        ));
+    }
+    serde_json::from_slice(&bytes).map_err(wrong)
 }
 
 /// JSON by any of its names; no content type at all counts as JSON.

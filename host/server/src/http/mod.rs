@@ -4,6 +4,7 @@ mod account;
 pub(crate) mod body;
 mod cards;
 mod collections;
+pub(crate) mod connections;
 mod deployments;
 mod download;
 mod examples;
@@ -37,6 +38,7 @@ use axum::http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 use axum::http::{HeaderName, Request, Response, StatusCode};
 use axum::response::IntoResponse as _;
 use axum::routing::{delete, get, post, put};
+use connections::{Place, Sent};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -113,6 +115,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             get(models::openapi),
         )
         .route("/v1/models/{owner}/{name}/versions/{version}/run", post(run::version))
+        .route(
+            "/v1/models/{owner}/{name}/versions/{version}/release",
+            post(publish::release),
+        )
         .route("/v1/models/{owner}/{name}/aliases/{alias}", put(publish::alias))
         .route("/v1/models/{owner}/{name}/predictions", post(predictions::of_model))
         .route("/v1/predictions", get(predictions::list).post(predictions::create))
@@ -152,12 +158,8 @@ pub(crate) async fn listen(app: &Arc<App>, listener: TcpListener, connections: &
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(app.config.read_timeout)
-        .max_buf_size(MAX_HEAD.max(8192))
-        .pipeline_flush(true);
+        .max_buf_size(MAX_HEAD.max(8192));
     loop {
-        let Ok(permit) = Arc::clone(&app.connections).acquire_owned().await else {
-            return;
-        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(e) => {
@@ -168,15 +170,21 @@ pub(crate) async fn listen(app: &Arc<App>, listener: TcpListener, connections: &
             }
         };
         settle(&stream);
-        let (app, router) = (Arc::clone(app), router.clone());
-        let service = service_fn(move |request| answer(Arc::clone(&app), router.clone(), request));
+        let Some(place) = app.connections.place().await else {
+            return;
+        };
+        let (app, router, at) = (Arc::clone(app), router.clone(), Arc::clone(&place));
+        let service = service_fn(move |request| serve(Arc::clone(&app), router.clone(), Arc::clone(&at), request));
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            // Errors here are clients that left or sent no HTTP.
-            if let Err(e) = connection.await {
-                tracing::debug!("a connection ended: {e}");
+            tokio::select! {
+                biased;
+                // Errors here are clients that left or sent no HTTP.
+                ended = connection => if let Err(e) = ended {
+                    tracing::debug!("a connection ended: {e}");
+                },
+                () = place.leave() => tracing::debug!("an idle connection has made room"),
             }
-            drop(permit);
         });
     }
 }
@@ -190,6 +198,18 @@ fn settle(stream: &TcpStream) {
     if let Err(e) = result {
         tracing::debug!("a connection's options could not be set: {e}");
     }
+}
+
+/// One request of a connection.
+async fn serve(
+    app: Arc<App>,
+    router: Router,
+    at: Arc<Place>,
+    request: Request<Incoming>,
+) -> Result<Response<Sent>, Infallible> {
+    at.is_busy();
+    let response = answer(app, router, request).await?;
+    Ok(response.map(|body| Sent::new(body, at)))
 }
 
 /// One request: names it, routes it, logs and counts the response.
@@ -240,13 +260,15 @@ async fn answer(app: Arc<App>, router: Router, request: Request<Incoming>) -> Re
     Ok(response)
 }
 
-/// What went well is for those who ask (debug); what was refused is news; what failed is a warning.
+/// What went well is for those who ask (debug), and so is what found no room: a crowd is in the figures, and a line for each would make
+/// it worse. What else was refused is news; what failed is a warning.
 fn log(method: &axum::http::Method, path: &str, status: StatusCode, id: &str, took: Duration) {
     let ms = took.as_secs_f64() * 1e3;
     let status = status.as_u16();
     // A path is the client's text.
-    let path = crate::names::shown(path);
+    let path = crate::names::shown(&crate::redact::without_tokens(path));
     match status {
+        429 | 503 => tracing::debug!(%method, path, status, ms, id, "found no room"),
         500.. => tracing::warn!(%method, path, status, ms, id, "failed"),
         400.. => tracing::info!(%method, path, status, ms, id, "refused"),
         _ => tracing::debug!(%method, path, status, ms, id, "served"),

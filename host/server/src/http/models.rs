@@ -18,9 +18,11 @@ use crate::app::App;
 use crate::auth::{Principal, Scope};
 use crate::catalog::{Model, Snapshot, Version};
 use crate::engine::Prepared;
+use crate::grant::grant;
 use crate::names::VersionId;
-use crate::problem::Problem;
+use crate::problem::{Problem, shown};
 use crate::schema;
+use crate::store::StoredVersion;
 
 /// Results on a page, at most and if nothing else is asked for.
 const PAGE: usize = 100;
@@ -196,6 +198,7 @@ fn version_object(model: &Model, version: &Version, prepared: Option<&Prepared>)
         "openapi_schema": schema::openapi(&model.name, &id, &input, &output),
         "version": &*version.number,
         "aliases": model.aliases_of(version.id),
+        "quarantine": version.health.quarantine().map(|why| shown(&why)),
     })
 }
 
@@ -271,7 +274,7 @@ async fn stored(
     app: &App,
     path: Three,
     headers: &HeaderMap,
-) -> Result<(Arc<Model>, Arc<Version>, String, Prepared), Problem> {
+) -> Result<(Arc<Model>, Arc<Version>, StoredVersion, Prepared), Problem> {
     let (principal, snapshot) = app.authorize(headers, Scope::Read)?;
     let Path((owner, name, reference)) = path.map_err(|_| Problem::not_found("this version"))?;
     let model = find(&snapshot, &principal, &owner, &name)?;
@@ -281,7 +284,7 @@ async fn stored(
     let stored = app.store.version(version.id).await.map_err(Problem::internal)?;
     let stored = stored.ok_or_else(|| Problem::internal("a version of the catalog is not in the database"))?;
     let prepared = serde_json::from_str(&stored.prepared).map_err(Problem::internal)?;
-    Ok((Arc::clone(model), Arc::clone(version), stored.manifest, prepared))
+    Ok((Arc::clone(model), Arc::clone(version), stored, prepared))
 }
 
 /// One version, with its schemas and its manifest.
@@ -290,9 +293,14 @@ pub(crate) async fn version(
     path: Three,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
-    let (model, version, manifest, prepared) = stored(&app, path, &headers).await?;
-    let readme = readme(&app, &manifest).await;
-    let manifest: Value = serde_json::from_str(&manifest).map_err(Problem::internal)?;
+    let (model, version, stored, prepared) = stored(&app, path, &headers).await?;
+    let readme = readme(&app, &stored.manifest).await;
+    let asked = VersionManifest::from_json(&stored.manifest).map_err(Problem::internal)?;
+    let granted: Option<Value> = stored
+        .granted
+        .as_deref()
+        .and_then(|json| serde_json::from_str(json).ok());
+    let manifest: Value = serde_json::from_str(&stored.manifest).map_err(Problem::internal)?;
     let mut body = version_object(&model, &version, Some(&prepared));
     let url = format!("/v1/models/{}/versions/{}", model.name, version.id);
     let more = json!({
@@ -305,6 +313,9 @@ pub(crate) async fn version(
         "output_schema": prepared.description.output,
         "load": prepared.load,
         "readme": readme,
+        "imports": prepared.imports,
+        "grant": grant(&asked.limits, &app.offer),
+        "granted_at_publish": granted,
         "manifest": manifest,
     });
     if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {

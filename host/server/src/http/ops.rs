@@ -41,11 +41,9 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
         app.authorize(&headers, Scope::Admin)?;
     }
     let (queued, running) = app.lanes.depth();
-    let (models, versions) = app.catalog.now().count();
-    let connections = app
-        .config
-        .connections
-        .saturating_sub(app.connections.available_permits());
+    let snapshot = app.catalog.now();
+    let (models, versions) = snapshot.count();
+    let connections = app.connections.open();
     let weight_bytes = app.sandboxes.weight_bytes();
     let now = Now {
         queued,
@@ -54,6 +52,7 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
         open: app.shelf.len(),
         models,
         versions,
+        quarantined: snapshot.quarantined(),
         connections,
     };
     let text = app.metrics.text(now).map_err(Problem::internal)?;

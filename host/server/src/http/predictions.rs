@@ -149,18 +149,23 @@ async fn make(
         (path, _) => path,
     };
     let owner = Arc::clone(principal.owner());
-    let fingerprint = request::fingerprint(version.id, &body.input, body.webhook.as_ref());
+    let key = wishes.key.clone().map(|key| {
+        let fingerprint = request::fingerprint(version.id, &body.input, body.webhook.as_ref());
+        // As nobody can compute it without the server's key: a short secret could be guessed from a plain digest.
+        let fingerprint = app.secrets.sign("request", &hex::encode(fingerprint));
+        IdempotencyKey { key, fingerprint }
+    });
 
     // One at a time under a name of the caller's choice, from the look to the row. Ids before keys, so that nobody waits in a ring.
     let names = [
         id.as_ref().map(|id| format!("id {id}")),
-        wishes.key.as_ref().map(|key| format!("key {key}")),
+        key.as_ref().map(|named| format!("key {}", named.key)),
     ];
     let mut alone = Vec::new();
     for name in names.iter().flatten() {
         alone.push(predictions::alone(app, &owner, name).await);
     }
-    if let Some(found) = existing(app, &owner, id.as_deref(), wishes.key.as_deref(), &fingerprint).await? {
+    if let Some(found) = existing(app, &owner, id.as_deref(), key.as_ref()).await? {
         return Ok(match found {
             Found::Live(live) => answer(app, &live, &wishes, true).await,
             Found::Kept(row) => object(StatusCode::OK, shown(app, &row, None)),
@@ -171,7 +176,7 @@ async fn make(
     if let Some(hook) = &body.webhook {
         app.deliveries.check_url(&hook.url)?;
     }
-    let named = id.is_some() || wishes.key.is_some();
+    let named = id.is_some() || key.is_some();
     let ask = Ask {
         version,
         deployment,
@@ -179,7 +184,7 @@ async fn make(
         webhook: body.webhook,
         cancel_after: wishes.cancel_after.or(body.lifetime),
         id,
-        key: wishes.key.clone().map(|key| IdempotencyKey { key, fingerprint }),
+        key,
         fresh: wishes.fresh || body.fresh,
         source: Source::Api,
         origin: origin(&app.config, &parts.headers),
@@ -204,14 +209,13 @@ async fn existing(
     app: &App,
     owner: &Arc<str>,
     id: Option<&str>,
-    key: Option<&str>,
-    fingerprint: &[u8; 32],
+    key: Option<&IdempotencyKey>,
 ) -> Result<Option<Found>, Problem> {
-    if let Some(key) = key {
-        let (of, key) = (Arc::clone(owner), key.to_owned());
+    if let Some(named) = key {
+        let (of, key) = (Arc::clone(owner), named.key.clone());
         let found = app.store.read(move |c| ledger::find_key(c, &of, &key)).await;
         if let Some((known, id_of_key)) = found.map_err(Problem::internal)? {
-            if known != *fingerprint || id.is_some_and(|wanted| wanted != id_of_key) {
+            if known != named.fingerprint || id.is_some_and(|wanted| wanted != id_of_key) {
                 return Err(Problem::unprocessable(
                     "idempotency-key-reused",
                     "this `Idempotency-Key` was used for another request: use a new one for each request",

@@ -177,6 +177,8 @@ pub(crate) struct NewVersion {
     manifest: serde_json::Value,
     id: Option<VersionId>,
     aliases: Option<Vec<String>>,
+    #[serde(default)]
+    accept_grants: bool,
 }
 
 impl NewVersion {
@@ -187,6 +189,7 @@ impl NewVersion {
             manifest: self.manifest,
             id: self.id,
             aliases: self.aliases,
+            accept_grants: self.accept_grants,
         }
     }
 }
@@ -225,6 +228,33 @@ pub(crate) async fn version(
         response.headers_mut().insert(axum::http::header::LOCATION, location);
     }
     Ok(response)
+}
+
+/// Lets a version that was quarantined be called again.
+pub(crate) async fn release(
+    State(app): State<Arc<App>>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let (principal, snapshot) = app.authorize(&headers, Scope::Publish)?;
+    let Path((owner, name, version)) = path.map_err(|_| Problem::not_found("this version"))?;
+    principal.require_publish(&owner)?;
+    let version = snapshot
+        .model(&format!("{owner}/{name}"))
+        .and_then(|model| model.resolve(Some(&version)))
+        .ok_or_else(|| Problem::not_found("this version"))?;
+    app.store
+        .unquarantine(version.model.to_string(), version.id)
+        .await
+        .map_err(Problem::internal)?;
+    let released = version.health.set(None);
+    if released {
+        tracing::info!(model = %version.model, version = %version.id, by = %principal.owner(), "a version is released");
+    }
+    Ok(reply(
+        StatusCode::OK,
+        &json!({"id": version.id, "model": *version.model, "released": released}),
+    ))
 }
 
 #[derive(Deserialize)]

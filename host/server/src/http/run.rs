@@ -6,14 +6,14 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::header::ACCEPT;
+use axum::http::header::{ACCEPT, AUTHORIZATION};
 use axum::http::{HeaderMap, Request, Response};
 use axum::response::IntoResponse as _;
 
 use super::origin::origin;
 use super::{REQUEST_ID, body, reply, sse};
 use crate::app::App;
-use crate::auth::{Principal, Scope};
+use crate::auth::{self, Principal, Scope};
 use crate::catalog::Version;
 use crate::ids;
 use crate::predictions::request::Wishes;
@@ -62,6 +62,8 @@ async fn answer(
     let (bytes, reserved) = body::read(app, &parts.headers, sent).await?;
     let started = Instant::now();
     let fresh = Wishes::read(&parts.headers)?.fresh;
+    let secret = parts.headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let secret = secret.and_then(auth::credential);
     let ask = |body, events| Ask {
         principal: &principal,
         version: &version,
@@ -69,6 +71,7 @@ async fn answer(
         started,
         fresh,
         origin: origin(&app.config, &parts.headers),
+        secret,
         events,
     };
     if wants_events(&parts.headers) {

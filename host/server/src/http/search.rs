@@ -17,8 +17,11 @@ use crate::catalog::{Model, Snapshot};
 use crate::problem::Problem;
 use crate::registry::score;
 
-/// The longest text, in bytes.
+/// The longest text of a body, in bytes.
 const MAX_QUERY: usize = 4096;
+
+/// The longest text in a URL, in characters: however it is written, it leaves room in a request's head.
+const MAX_TEXT: usize = 1000;
 
 /// Models that a search shows.
 const PAGE: usize = 100;
@@ -73,9 +76,9 @@ pub(crate) async fn search(
     let text = wanted.query.filter(|text| !text.trim().is_empty());
     let text = text.ok_or_else(|| Problem::bad_request("Query parameter \"query\" is required"))?;
     let limit = wanted.limit.unwrap_or(20);
-    if text.len() > MAX_QUERY || !(1..=50).contains(&limit) {
+    if text.chars().count() > MAX_TEXT || !(1..=50).contains(&limit) {
         return Err(Problem::bad_request(format!(
-            "`limit` is 1 to 50, and `query` has at most {MAX_QUERY} bytes"
+            "`limit` is 1 to 50, and `query` has at most {MAX_TEXT} characters"
         )));
     }
     let (scores, found): (Vec<f64>, Vec<_>) = ranked(&snapshot, &principal, &text).into_iter().take(limit).unzip();

@@ -2,7 +2,7 @@
 //!
 //! | event | data |
 //! |---|---|
-//! | `output` | one item of a streamed output, or the whole output of a model that does not stream, as JSON |
+//! | `output` | one item of a streamed output, or the whole output of a model that does not stream, as JSON; files as `data:` URIs |
 //! | `progress` | `{"fraction":0.5,"message":"…"}` |
 //! | `log` | `{"level":"info","message":"…"}` |
 //! | `done` | `{"queue_ms":…,"compute_ms":…,"total_ms":…}`; the last event |
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use super::reply;
 use crate::app::App;
-use crate::engine::Event;
+use crate::engine::{Event, OutputFile, files};
 use crate::run::{Listener, Reply, Running};
 
 /// Reports of progress that may wait for a slow reader; more are left out, for a newer one follows.
@@ -30,8 +30,8 @@ const PROGRESS_WAITING: usize = 16;
 /// How often an idle stream shows that it lives, so that proxies keep it open.
 const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(15);
 
-/// Events on their way to the reader. Items and logs are bounded by the version's limits on output and logs, progress here: a
-/// slow reader costs bounded memory and never holds up a lane.
+/// Events on their way to the reader. Items, files and logs are bounded by the version's limits on them, progress here: a slow reader
+/// costs bounded memory and never holds up a lane.
 pub(crate) struct Events {
     queue: mpsc::UnboundedReceiver<Event>,
     waiting: Arc<AtomicUsize>,
@@ -60,19 +60,26 @@ pub(crate) fn stream(app: Arc<App>, running: Running, events: Events, prediction
     let version = running.ready().header.clone();
     let iterator = running.ready().iterator;
     let Events { queue, waiting } = events;
-    let told = futures::stream::unfold((queue, waiting), |(mut queue, waiting)| async move {
-        let text = match tokio::time::timeout(HEARTBEAT, queue.recv()).await {
-            Ok(Some(event)) => {
-                if matches!(event, Event::Progress { .. }) {
-                    waiting.fetch_sub(1, Ordering::Relaxed);
+    let told = futures::stream::unfold(
+        (queue, waiting, Vec::new()),
+        |(mut queue, waiting, mut made)| async move {
+            let text = loop {
+                match tokio::time::timeout(HEARTBEAT, queue.recv()).await {
+                    Ok(Some(event)) => {
+                        if matches!(event, Event::Progress { .. }) {
+                            waiting.fetch_sub(1, Ordering::Relaxed);
+                        }
+                        if let Some(text) = format(event, &mut made) {
+                            break text;
+                        }
+                    }
+                    Ok(None) => return None,
+                    Err(_) => break Bytes::from_static(b": waiting\n\n"),
                 }
-                format(event)
-            }
-            Ok(None) => return None,
-            Err(_) => Bytes::from_static(b": waiting\n\n"),
-        };
-        Some((text, (queue, waiting)))
-    });
+            };
+            Some((text, (queue, waiting, made)))
+        },
+    );
     let end = futures::stream::once(async move {
         match running.finish(&app).await {
             Ok(reply) => last(&reply, iterator),
@@ -90,9 +97,19 @@ pub(crate) fn stream(app: Arc<App>, running: Running, events: Events, prediction
     response
 }
 
-fn format(told: Event) -> Bytes {
-    match told {
-        Event::Item(json) => event("output", &json),
+/// What is told of an event. Files are remembered, and travel inside the items that refer to them.
+fn format(told: Event, made: &mut Vec<OutputFile>) -> Option<Bytes> {
+    Some(match told {
+        Event::File(file) => {
+            made.push(file);
+            return None;
+        }
+        Event::Item(json) if made.is_empty() => event("output", &json),
+        Event::Item(json) => {
+            let mut item = serde_json::from_str(&json).unwrap_or_default();
+            files::embed(&mut item, made);
+            event("output", &item.to_string())
+        }
         Event::Progress { fraction, message } => event(
             "progress",
             &json!({"fraction": fraction, "message": message}).to_string(),
@@ -101,7 +118,7 @@ fn format(told: Event) -> Bytes {
             "log",
             &json!({"level": line.level, "message": line.message}).to_string(),
         ),
-    }
+    })
 }
 
 /// What was not streamed yet, and the end.

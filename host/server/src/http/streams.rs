@@ -14,10 +14,11 @@ use axum::http::{HeaderMap, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::sse::event_with_id;
 use crate::app::App;
+use crate::keyed::Keyed;
 use crate::predictions::live::{Live, News, Position};
 use crate::predictions::record::Prediction;
 use crate::predictions::status::Status;
@@ -29,6 +30,44 @@ use crate::store::ledger;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 const PURPOSE: &str = "stream";
+
+/// When to try again if too many streams are open, in seconds.
+const TRY_AGAIN: u64 = 5;
+
+/// The streams that may be open at once: so many of each owner, and so many in all.
+pub(crate) struct Streams {
+    all: Arc<Semaphore>,
+    each: Keyed,
+}
+
+/// A stream's place, given back when dropped.
+struct Place {
+    _of_owner: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Streams {
+    /// A quarter of the connections is left for everything else.
+    pub(crate) fn new(connections: usize, each: usize) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new((connections - connections / 4).max(1))),
+            each: Keyed::new(each),
+        }
+    }
+
+    fn place(&self, owner: &str) -> Result<Place, Problem> {
+        let of_owner = self.each.try_acquire(owner).ok_or_else(|| {
+            Problem::too_many_streams("as many streams are open as one owner may have; close some", TRY_AGAIN)
+        })?;
+        let of_all = Arc::clone(&self.all).try_acquire_owned().map_err(|_| {
+            Problem::too_many_streams("as many streams are open as this server has room for", TRY_AGAIN)
+        })?;
+        Ok(Place {
+            _of_owner: of_owner,
+            _of_all: of_all,
+        })
+    }
+}
 
 /// The path and query of a prediction's stream.
 pub(crate) fn path(app: &App, owner: &str, id: &str) -> String {
@@ -69,6 +108,7 @@ pub(crate) async fn stream(
             .and_then(Position::parse)
             .ok_or_else(|| Problem::bad_request("`Last-Event-ID` is not one that this stream gave out"))?,
     };
+    let place = app.streams.place(&owner)?;
     let owner: Arc<str> = owner.into();
     let live = match app.predictions.get(&owner, &id) {
         Some(live) => live,
@@ -78,7 +118,7 @@ pub(crate) async fn stream(
             ended(&app, row).await
         }
     };
-    let mut response = Response::new(Body::from_stream(events(app, live, position)));
+    let mut response = Response::new(Body::from_stream(events(app, live, position, place)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -112,12 +152,14 @@ struct Reader {
     changes: watch::Receiver<u64>,
     position: Position,
     done: bool,
+    _place: Place,
 }
 
 fn events(
     app: Arc<App>,
     live: Arc<Live>,
     position: Position,
+    place: Place,
 ) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     let changes = live.watch();
     let reader = Reader {
@@ -126,6 +168,7 @@ fn events(
         changes,
         position,
         done: false,
+        _place: place,
     };
     futures::stream::unfold(reader, |mut reader| async move {
         if reader.done {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, getpriority_process, setpriority_process};
 
 /// The nice value of a thread that has stepped back: a 68th of the weight of one that has not.
 const LOWEST: i32 = 19;
@@ -36,8 +36,13 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Of the thread that calls it.
-    pub(super) fn own() -> Self {
+    /// Of the thread that calls it, which from now on stands back behind others by `nice`.
+    pub(super) fn own(nice: i32) -> Self {
+        // Without a process, Linux takes the calling thread.
+        let lowered = getpriority_process(None).and_then(|now| setpriority_process(None, (now + nice).clamp(-20, 19)));
+        if let Err(error) = lowered {
+            tracing::warn!("a lane's priority could not be lowered: {error}");
+        }
         let alone = Arc::default();
         maquette_tensor::alone_while(Arc::clone(&alone));
         Self {
@@ -74,7 +79,7 @@ impl Standing {
         if status == 0 {
             return;
         }
-        if let Err(error) = rustix::process::setpriority_process(Some(self.thread), LOWEST) {
+        if let Err(error) = setpriority_process(Some(self.thread), LOWEST) {
             tracing::debug!("a lane's priority stays as it is: {error}");
         }
     }

@@ -7,12 +7,15 @@ use std::sync::mpsc;
 use super::*;
 
 fn lanes(lanes: usize, queue: usize) -> Lanes {
-    Lanes::start(Bounds {
-        lanes,
-        queue,
-        wait: Duration::from_secs(3600),
-        bytes: 1 << 20,
-    })
+    Lanes::start(
+        Bounds {
+            lanes,
+            queue,
+            wait: Duration::from_secs(3600),
+            bytes: 1 << 20,
+        },
+        0,
+    )
     .unwrap()
 }
 
@@ -169,6 +172,23 @@ fn a_job_that_panics_leaves_its_lane_working() {
         .unwrap();
     finished.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(lanes.depth().0, 0);
+}
+
+#[test]
+fn lanes_stand_back_behind_the_threads_that_answer() {
+    let priority = || rustix::process::getpriority_process(None).unwrap();
+    let bounds = Bounds {
+        lanes: 1,
+        queue: 1,
+        wait: Duration::from_secs(1),
+        bytes: 1,
+    };
+    let lanes = Lanes::start(bounds, 3).unwrap();
+    let (tell, told) = mpsc::channel();
+    lanes
+        .submit(ticket("a", 1), Box::new(move |_| tell.send(priority()).unwrap()))
+        .unwrap();
+    assert_eq!(told.recv().unwrap(), (priority() + 3).min(19));
 }
 
 /// Occupies a thread as a call of a tenant that was predicted to take so long.

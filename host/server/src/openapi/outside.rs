@@ -50,6 +50,7 @@ pub(super) fn paths() -> Value {
     download["security"] = json!([]);
     download["responses"]["200"]["content"] = json!({"application/octet-stream": {}});
     download["responses"]["206"] = json!({"description": "The range that was asked for"});
+    download["responses"]["304"] = json!({"description": "What the caller has is right"});
     let secret = json!({"type": "object", "required": ["key"], "properties": {"key": text}});
     let filters = json!([cursor, parameter("prediction", "query", false), {
         "name": "state", "in": "query", "schema": {"enum": ["pending", "delivered", "dead", "skipped"]}

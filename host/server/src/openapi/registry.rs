@@ -45,6 +45,12 @@ pub(super) fn paths() -> Value {
         "/v1/models/{owner}/{name}/versions/{version}": {
             "delete": gone("deleteVersion", "Removes a version that nobody relies on", &of_version, "202"),
         },
+        "/v1/models/{owner}/{name}/versions/{version}/release": {"post": get(
+            "releaseVersion", "Lets a quarantined version be called again", &of_version, &json!({
+                "type": "object", "required": ["id", "model", "released"],
+                "properties": {"id": {"type": "string"}, "model": {"type": "string"}, "released": {"type": "boolean"}}
+            }),
+        )},
         "/v1/models/{owner}/{name}/versions/{version}/trainings": {"post": send(
             "createTraining", "Refused: no version declares a training", &of_version,
             json!({"type": "object", "required": ["destination"], "properties": {"destination": {"type": "string"}}}), "201",
@@ -76,13 +82,18 @@ pub(super) fn paths() -> Value {
 }
 
 fn model(new: bool) -> Value {
-    let (text, url) = (json!({"type": "string"}), json!({"type": "string", "format": "uri"}));
+    let nullable = json!({"type": ["string", "null"]});
+    let (text, url) = (
+        json!({"type": "string"}),
+        json!({"type": ["string", "null"], "format": "uri"}),
+    );
     let mut schema = json!({"type": "object", "properties": {
-        "description": text, "readme": text, "visibility": {"enum": ["public", "private"]},
+        "description": nullable, "readme": nullable, "visibility": {"enum": ["public", "private", null]},
         "github_url": url, "paper_url": url, "weights_url": url, "license_url": url, "cover_image_url": url
     }});
     if new {
         schema["required"] = json!(["owner", "name", "visibility", "hardware"]);
+        schema["properties"]["visibility"] = json!({"enum": ["public", "private"]});
         for name in ["owner", "name", "hardware"] {
             schema["properties"][name] = text.clone();
         }
@@ -110,7 +121,8 @@ fn collection() -> Value {
     json!({
         "type": "object", "required": ["name"], "additionalProperties": false,
         "properties": {
-            "slug": text, "name": text, "description": text, "full_description": text,
+            "slug": text, "name": text, "description": text,
+            "full_description": {"type": ["string", "null"]},
             "models": {"type": "array", "items": text, "maxItems": 1000}
         }
     })

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::billing;
 use super::cache::{CacheKey, Kept};
 use super::live::{Live, Reason};
+use super::placing::{Placed, Placer};
 use super::record::{Events, Prediction, Took};
 use super::status::Status;
 use crate::app::App;
-use crate::engine::{Code, Failure, Outcome, Output, OutputFile};
+use crate::engine::{Code, Failure, Outcome, Output};
 use crate::http::streams::shown;
 use crate::problem::Problem;
 use crate::store::ledger::{self, IdempotencyKey};
@@ -29,7 +28,8 @@ pub(super) async fn take_over(
     iterator: bool,
 ) -> Result<Option<Vec<Arc<str>>>, String> {
     let now = now_ms();
-    let (json, items) = placed(app, row, &kept.json, &kept.files, iterator).await?;
+    let placed = Placer::new(row).whole(app, &kept.json, &kept.files, iterator);
+    let Placed { json, items } = placed.await?;
     row.status = Status::Succeeded;
     row.output = Some(json.into());
     row.logs.clone_from(&kept.logs);
@@ -78,19 +78,20 @@ pub(super) async fn succeeded(
     live: &Live,
     row: &mut Prediction,
     output: Output,
+    placer: Placer,
     iterator: bool,
     key: Option<CacheKey>,
 ) {
-    match placed(app, row, &output.json, &output.files, iterator).await {
-        Ok((json, placed)) => {
+    match placer.whole(app, &output.json, &output.files, iterator).await {
+        Ok(Placed { json, items }) => {
             row.status = Status::Succeeded;
             row.output = Some(json.into());
-            live.set_items(placed);
+            live.set_items(items);
         }
         Err(why) => {
             tracing::error!(id = %row.id, why, "an output could not be kept");
             row.status = Status::Failed;
-            row.error = Some("the output could not be kept".to_owned());
+            row.error = Some(format!("the output could not be kept: {why}"));
             return;
         }
     }
@@ -105,31 +106,6 @@ pub(super) async fn succeeded(
             },
         );
     }
-}
-
-/// An output with its files where callers find them: its JSON, and the items of an iterator's.
-async fn placed(
-    app: &App,
-    row: &Prediction,
-    json: &str,
-    files: &[OutputFile],
-    iterator: bool,
-) -> Result<(String, Option<Vec<Arc<str>>>), String> {
-    if files.is_empty() && !iterator {
-        return Ok((json.to_owned(), None));
-    }
-    let mut value: Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
-    if !files.is_empty() {
-        app.files
-            .keep_outputs(&row.owner, &row.id, &mut value, files.to_vec(), &row.origin)
-            .await
-            .map_err(|problem| problem.detail().to_owned())?;
-    }
-    let items = match &value {
-        Value::Array(list) if iterator => Some(list.iter().map(|item| item.to_string().into()).collect()),
-        _ => None,
-    };
-    Ok((value.to_string(), items))
 }
 
 /// What a webhook is told of an end, if it wants to be.

@@ -13,7 +13,6 @@ use super::cache::{self, CacheKey, Kept};
 use super::ending::{announce, announcement, failed_before, finish, is_stopping, leave, stopped, take_over};
 use super::live::{Live, Reason};
 use super::record::{Cached, Prediction, Source, Took, Webhook};
-use super::request::redact;
 use super::running::{Admission, Work, launch, see_through, until};
 use super::status::Status;
 use crate::app::App;
@@ -21,7 +20,8 @@ use crate::auth::Principal;
 use crate::catalog::Version;
 use crate::ids;
 use crate::problem::Problem;
-use crate::run::checked;
+use crate::redact::Redactor;
+use crate::run::{checked, refuse_early};
 use crate::store::ledger::{self, IdempotencyKey};
 use crate::store::{StoreError, now_ms};
 
@@ -79,11 +79,12 @@ pub(crate) async fn create(app: &Arc<App>, ask: Ask) -> Result<Accepted, Problem
     if app.stopping.load(Ordering::Relaxed) {
         return Err(Problem::stopping());
     }
-    let ready = app.shelf.ready(&ask.version).await?;
+    let ready = app.shelf.callable(&ask.version).await?;
     let owner = Arc::clone(ask.principal.owner());
+    refuse_early(app, &owner, &ready, ask.fresh)?;
     let mut input = Value::Object(ask.input);
     let mut kept_input = input.clone();
-    let secret = redact(ready.input.value(), &mut kept_input, ask.secret.as_deref());
+    let redactor = Redactor::take(ready.input.value(), &mut kept_input, ask.secret.as_deref());
     let kept_input: Arc<str> = kept_input.to_string().into();
     let (input, files) = {
         let ready = Arc::clone(&ready);
@@ -92,7 +93,8 @@ pub(crate) async fn create(app: &Arc<App>, ask: Ask) -> Result<Accepted, Problem
         let files = found.inspect_err(|problem| app.metrics.refused(&ready.metrics, problem.code()))?;
         (input, files)
     };
-    let key = (!ask.fresh && cache::is_deterministic(ready.deterministic, &input))
+    // Nothing is kept of what is secret.
+    let key = (!ask.fresh && redactor.is_empty() && cache::is_deterministic(ready.deterministic, &input))
         .then(|| cache::key(&owner, ask.version.id, &input, &files))
         .flatten();
 
@@ -112,7 +114,7 @@ pub(crate) async fn create(app: &Arc<App>, ask: Ask) -> Result<Accepted, Problem
         source: ask.source,
         origin: ask.origin,
         input: kept_input,
-        secret,
+        secret: !redactor.is_empty(),
         output: None,
         error: None,
         logs: String::new(),
@@ -133,6 +135,7 @@ pub(crate) async fn create(app: &Arc<App>, ask: Ask) -> Result<Accepted, Problem
         ready,
         input,
         files,
+        redactor,
         key,
         name: ask.key,
     };

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::Key;
 use super::record::Prediction;
 use super::status::Status;
-use crate::engine::{Cancel, Event};
+use crate::engine::{Cancel, Event, OutputFile};
 use crate::store::now_ms;
 
 /// Why a prediction is stopped before its end.
@@ -85,6 +85,11 @@ struct State {
     items: Vec<Arc<str>>,
     /// Whether the items are the output's own, however few: then it is no item itself.
     listed: bool,
+    /// Whether the run makes files: then its items are held until those that they refer to are kept.
+    makes_files: bool,
+    /// Files that were made, and items that came behind the first of them, until they are taken.
+    made: Vec<OutputFile>,
+    held: Vec<String>,
     /// Whether a lane has it.
     begun: bool,
     /// Whether its row is on disk.
@@ -108,6 +113,9 @@ impl Live {
                 row,
                 items: Vec::new(),
                 listed: false,
+                makes_files: false,
+                made: Vec::new(),
+                held: Vec::new(),
                 stop: None,
             }),
         })
@@ -145,7 +153,13 @@ impl Live {
     pub(crate) fn hear(&self, event: Event) {
         let mut state = self.lock();
         match event {
+            Event::Item(json) if state.makes_files => state.held.push(json),
             Event::Item(json) => state.items.push(json.into()),
+            Event::File(file) => {
+                state.makes_files = true;
+                state.made.push(file);
+                return;
+            }
             Event::Log(line) => {
                 state.row.logs.push_str(&line.message);
                 state.row.logs.push('\n');
@@ -153,6 +167,21 @@ impl Live {
             Event::Progress { .. } => return,
         }
         drop(state);
+        self.tell();
+    }
+
+    /// Takes the items that wait for their files, if there are any, and the files that were made since the last time.
+    pub(crate) fn take_held(&self) -> Option<(Vec<OutputFile>, Vec<String>)> {
+        let mut state = self.lock();
+        if state.held.is_empty() {
+            return None;
+        }
+        Some((std::mem::take(&mut state.made), std::mem::take(&mut state.held)))
+    }
+
+    /// Shows items whose files are kept.
+    pub(crate) fn show(&self, items: Vec<Arc<str>>) {
+        self.lock().items.extend(items);
         self.tell();
     }
 
@@ -232,6 +261,7 @@ impl Live {
     pub(crate) fn end(&self, row: Prediction) {
         let mut state = self.lock();
         state.row = row;
+        (state.made, state.held) = Default::default();
         // An output that did not grow is its own only item.
         if state.items.is_empty()
             && !state.listed

@@ -1,7 +1,7 @@
 //! Predictions: calls that are recorded. The row in the ledger is the job: what was accepted is on disk, ends exactly once, and
 //! is run again after a crash.
 //!
-//! [`engine`] takes a request in, `running` sees it through a lane, `ending` writes its end, `recover` begins again what a crash has
+//! [`engine`] takes a request in, `running` sees it through a lane, `placing` keeps its output's files, `ending` writes its end, `recover` begins again what a crash has
 //! left; [`live`] is what a prediction is while somebody may watch it; `store::ledger` keeps it. [`request`], [`billing`], [`cache`],
 //! [`status`] and [`view`] decide without I/O.
 
@@ -10,6 +10,7 @@ pub(crate) mod cache;
 mod ending;
 pub(crate) mod engine;
 pub(crate) mod live;
+mod placing;
 pub(crate) mod record;
 mod recover;
 pub(crate) mod request;

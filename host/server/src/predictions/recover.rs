@@ -12,6 +12,7 @@ use super::record::Prediction;
 use super::running::{Admission, Work, launch, see_through};
 use crate::app::App;
 use crate::problem::Problem;
+use crate::redact::Redactor;
 use crate::run::checked;
 use crate::store::{StoreError, ledger, now_ms};
 
@@ -101,7 +102,7 @@ async fn again(app: &Arc<App>, live: &Arc<Live>, row: &Prediction) -> Result<(),
         true => Cannot::Now,
         false => Cannot::Ever(problem.detail().to_owned()),
     };
-    let ready = app.shelf.ready(version).await.map_err(told)?;
+    let ready = app.shelf.callable(version).await.map_err(told)?;
     let mut input: Value = serde_json::from_str(&row.input).map_err(|e| Cannot::Ever(e.to_string()))?;
     let size = row.input.len();
     let files = checked(app, &row.owner, &row.origin, &ready, &mut input, size)
@@ -114,6 +115,8 @@ async fn again(app: &Arc<App>, live: &Arc<Live>, row: &Prediction) -> Result<(),
         ready,
         input,
         files,
+        // What had secrets is not run again.
+        redactor: Redactor::default(),
         key,
         name: None,
     };

@@ -312,79 +312,6 @@ pub(crate) fn fingerprint(version: VersionId, input: &Map<String, Value>, webhoo
     hash.finalize().into()
 }
 
-/// What stands in place of a secret.
-const REDACTED: &str = "[REDACTED]";
-
-/// Takes secrets out of an input that is to be kept: fields that the schema calls secret, and the caller's own token wherever it
-/// stands. Whether there were any.
-pub(crate) fn redact(schema: &Value, input: &mut Value, token: Option<&str>) -> bool {
-    let by_schema = redact_fields(schema, schema, input, 0);
-    token.is_some_and(|token| redact_token(input, token)) | by_schema
-}
-
-fn redact_fields(root: &Value, schema: &Value, value: &mut Value, depth: usize) -> bool {
-    if depth > 32 {
-        return false;
-    }
-    let schema = match schema
-        .get("$ref")
-        .and_then(Value::as_str)
-        .and_then(|r| r.strip_prefix('#'))
-    {
-        Some(target) => root.pointer(target).unwrap_or(schema),
-        None => schema,
-    };
-    let secret = schema.get("x-cog-secret").and_then(Value::as_bool) == Some(true)
-        || schema.get("format").and_then(Value::as_str) == Some("password");
-    if secret && !value.is_null() {
-        *value = REDACTED.into();
-        return true;
-    }
-    let mut found = false;
-    for key in ["allOf", "anyOf", "oneOf"] {
-        for option in schema.get(key).and_then(Value::as_array).into_iter().flatten() {
-            found |= redact_fields(root, option, value, depth + 1);
-        }
-    }
-    match value {
-        Value::Object(fields) => {
-            for (name, of) in schema
-                .get("properties")
-                .and_then(Value::as_object)
-                .into_iter()
-                .flatten()
-            {
-                if let Some(inner) = fields.get_mut(name) {
-                    found |= redact_fields(root, of, inner, depth + 1);
-                }
-            }
-        }
-        Value::Array(items) => {
-            if let Some(of) = schema.get("items") {
-                for item in items {
-                    found |= redact_fields(root, of, item, depth + 1);
-                }
-            }
-        }
-        _ => {}
-    }
-    found
-}
-
-fn redact_token(value: &mut Value, token: &str) -> bool {
-    match value {
-        Value::String(text) if text.contains(token) => {
-            *text = REDACTED.to_owned();
-            true
-        }
-        Value::Array(items) => items.iter_mut().fold(false, |found, v| redact_token(v, token) | found),
-        Value::Object(fields) => fields
-            .values_mut()
-            .fold(false, |found, v| redact_token(v, token) | found),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -488,25 +415,6 @@ mod tests {
         for bad in ["", "n", "o/", "/n", "o/n/m", "o/n:", &id[1..]] {
             assert_eq!(VersionName::parse(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn secrets_and_the_callers_token_are_not_kept() {
-        let schema = json!({"properties": {
-            "key": {"type": "string", "x-cog-secret": true},
-            "inner": {"$ref": "#/$defs/Inner"},
-            "maybe": {"anyOf": [{"type": "null"}, {"type": "string", "format": "password"}]},
-            "plain": {"type": "string"},
-        }, "$defs": {"Inner": {"properties": {"list": {"items": {"format": "password"}}}}}});
-        let mut input =
-            json!({"key": "k", "inner": {"list": ["x", "y"]}, "maybe": "z", "plain": "mqt_abc!", "other": 1});
-        assert!(redact(&schema, &mut input, Some("mqt_abc")));
-        assert_eq!(
-            input,
-            json!({"key": REDACTED, "inner": {"list": [REDACTED, REDACTED]}, "maybe": REDACTED, "plain": REDACTED, "other": 1})
-        );
-        let mut nothing = json!({"plain": "x", "maybe": null});
-        assert!(!redact(&schema, &mut nothing, Some("mqt_abc")));
     }
 
     proptest! {

@@ -12,12 +12,14 @@ use super::cache::CacheKey;
 use super::ending::{failed, finish, leave, measured, stopped, succeeded};
 use super::engine::record;
 use super::live::{Live, Reason};
+use super::placing::Placing;
 use super::telling::Telling;
 use crate::app::App;
 use crate::engine::{Call, Code, InputFile, Outcome};
 use crate::ids;
 use crate::lanes::{Job as LaneJob, Ticket};
 use crate::problem::Problem;
+use crate::redact::Redactor;
 use crate::run::refused;
 use crate::shelf::Ready;
 use crate::store::ledger::{self, IdempotencyKey};
@@ -33,6 +35,8 @@ pub(super) struct Work {
     /// Checked, defaults filled in, files taken out.
     pub(super) input: Value,
     pub(super) files: Vec<InputFile>,
+    /// What of the input is struck out of what the guest says.
+    pub(super) redactor: Redactor,
     /// Where its output is kept, if it may be.
     pub(super) key: Option<CacheKey>,
     /// The caller's name for the request, to be written with the row.
@@ -79,6 +83,7 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
         ready,
         input,
         files,
+        redactor,
         key,
         name,
     } = work;
@@ -113,18 +118,15 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
     };
     let (done, outcome) = oneshot::channel();
     let (on_lane, begins) = (Arc::clone(&ready), Arc::clone(live));
-    let store = (admission == Admission::Again).then(|| Arc::clone(&app.store));
+    let (again, store) = (admission == Admission::Again, Arc::clone(&app.store));
     let run: LaneJob = Box::new(move |waited: Duration| {
         if !begins.begin() {
             return;
         }
-        if let Some(store) = store
-            && !begin_again(&store, &begins)
-        {
+        if again && !begin_again(&store, &begins) {
             return;
         }
-        let outcome = on_lane.guest.call(call);
-        on_lane.took(outcome.report.total_us);
+        let outcome = on_lane.call(&store, &begins.key.0, call, redactor);
         let _ = done.send((outcome, waited));
     });
     let taken = match admission {
@@ -176,6 +178,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
     // Whoever created it may have written it already.
     let mut recorded = job.recorded || live.is_recorded();
     let mut telling = Telling::new(&begun);
+    let mut placing = Placing::new(&begun);
     let outcome = loop {
         tokio::select! {
             biased;
@@ -195,8 +198,10 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
                 if let (Some(_), false) = live.stopping() {
                     break None;
                 }
+                placing.begin(&app, &live);
                 telling.changed(&app, &live);
             }
+            () = placing.done() => placing.begin(&app, &live),
             () = telling.due() => telling.tell(&app, &live),
         }
     };
@@ -205,6 +210,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
     {
         app.predictions.cache.land(key, &live);
     }
+    let placer = placing.end(&app, &live).await;
     let mut row = live.row();
     let (reason, _) = live.stopping();
     match (outcome, reason) {
@@ -221,7 +227,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
                 Ok(output) => {
                     app.metrics
                         .served(&job.ready.metrics, queue_us, row.took.compute_us, total_us);
-                    succeeded(&app, &live, &mut row, output, job.ready.iterator, job.key).await;
+                    succeeded(&app, &live, &mut row, output, placer, job.ready.iterator, job.key).await;
                 }
                 Err(failure) => {
                     let code = failure.code.name();

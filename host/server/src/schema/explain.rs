@@ -9,9 +9,38 @@ use super::FieldError;
 /// How much of a value or a list of choices is quoted.
 const MAX_QUOTED: usize = 120;
 
+/// What the errors are about.
+pub(super) struct About<'a> {
+    pub(super) schema: &'a Value,
+    pub(super) input: &'a Value,
+    /// JSON pointers of what must not be quoted.
+    pub(super) secrets: &'a [String],
+}
+
+impl About<'_> {
+    /// A value at a place of the input, to stand in a message. What is secret, or has something secret in it, does not.
+    fn quoted(&self, at: &str, value: &Value) -> String {
+        let within = |outer: &str, inner: &str| {
+            inner
+                .strip_prefix(outer)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        if self
+            .secrets
+            .iter()
+            .any(|secret| within(secret, at) || within(at, secret))
+        {
+            "this secret value".to_owned()
+        } else {
+            quoted(value)
+        }
+    }
+}
+
 /// Adds what an error says to `found`.
-pub(super) fn explain(schema: &Value, input: &Value, error: &ValidationError<'_>, found: &mut Vec<FieldError>) {
-    let field = field(input, error.instance_path().as_str());
+pub(super) fn explain(about: &About<'_>, error: &ValidationError<'_>, found: &mut Vec<FieldError>) {
+    let at = error.instance_path().as_str();
+    let field = field(about.input, at);
     let within = |name: &str| {
         if field.is_empty() {
             name.to_owned()
@@ -31,7 +60,7 @@ pub(super) fn explain(schema: &Value, input: &Value, error: &ValidationError<'_>
         }
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
             for name in unexpected {
-                let message = match nearest(schema, &field, name) {
+                let message = match nearest(about.schema, &field, name) {
                     Some(near) => format!("is not a field of this model; did you mean `{near}`?"),
                     None => "is not a field of this model".to_owned(),
                 };
@@ -46,19 +75,19 @@ pub(super) fn explain(schema: &Value, input: &Value, error: &ValidationError<'_>
         Kind::AnyOf { context } | Kind::OneOfNotValid { context } => match likely_branch(error, context) {
             Some(branch) => {
                 for inner in branch {
-                    explain(schema, input, inner, found);
+                    explain(about, inner, found);
                 }
                 return;
             }
             None => one_of_several(context, value),
         },
         Kind::Type { kind } => format!("expected {}, got {}", expected(kind), a(value)),
-        Kind::Enum { options } => format!("{} is not one of {}", quoted(value), quoted(options)),
+        Kind::Enum { options } => format!("{} is not one of {}", about.quoted(at, value), quoted(options)),
         Kind::Constant { expected_value } => format!("must be {}", quoted(expected_value)),
-        Kind::Minimum { limit } => format!("{} is less than the minimum of {limit}", quoted(value)),
-        Kind::Maximum { limit } => format!("{} is greater than the maximum of {limit}", quoted(value)),
-        Kind::ExclusiveMinimum { limit } => format!("{} must be greater than {limit}", quoted(value)),
-        Kind::ExclusiveMaximum { limit } => format!("{} must be less than {limit}", quoted(value)),
+        Kind::Minimum { limit } => format!("{} is less than the minimum of {limit}", about.quoted(at, value)),
+        Kind::Maximum { limit } => format!("{} is greater than the maximum of {limit}", about.quoted(at, value)),
+        Kind::ExclusiveMinimum { limit } => format!("{} must be greater than {limit}", about.quoted(at, value)),
+        Kind::ExclusiveMaximum { limit } => format!("{} must be less than {limit}", about.quoted(at, value)),
         Kind::MinLength { limit } => format!("has {} characters, fewer than the {limit} it needs", characters(value)),
         Kind::MaxLength { limit } => format!("has {} characters, more than the {limit} allowed", characters(value)),
         Kind::MinItems { limit } => format!("has {} items, fewer than the {limit} it needs", items(value)),

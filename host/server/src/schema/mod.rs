@@ -4,6 +4,7 @@ mod defaults;
 mod explain;
 mod lint;
 mod nullable;
+mod secret;
 
 use std::fmt;
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use crate::openapi::version as openapi;
+pub(crate) use secret::visit as visit_secrets;
 
 /// Values with more nodes than this are told their first offending field only: each error holds memory while it is explained.
 const MAX_EXPLAINED_NODES: usize = 50_000;
@@ -46,6 +48,7 @@ pub struct Schema {
     schema: Value,
     validator: jsonschema::Validator,
     files: bool,
+    secrets: bool,
 }
 
 impl Schema {
@@ -67,11 +70,12 @@ impl Schema {
             .offline()
             .build(&widened)
             .map_err(|e| format!("at `{}`: {}", e.instance_path(), e.masked()))?;
-        let files = mentions_files(&schema);
+        let (files, secrets) = (mentions_files(&schema), secret::mentions(&schema));
         Ok(Self {
             schema,
             validator,
             files,
+            secrets,
         })
     }
 
@@ -83,6 +87,11 @@ impl Schema {
     /// Whether some field may hold a file (`format: uri`).
     pub fn has_files(&self) -> bool {
         self.files
+    }
+
+    /// Whether some field may hold a secret.
+    pub(crate) fn has_secrets(&self) -> bool {
+        self.secrets
     }
 
     /// Fills in the defaults of missing fields.
@@ -98,14 +107,23 @@ impl Schema {
         if self.validator.is_valid(value) {
             return Ok(());
         }
+        let secrets = match self.secrets {
+            true => secret::pointers(&self.schema, value),
+            false => Vec::new(),
+        };
+        let about = explain::About {
+            schema: &self.schema,
+            input: value,
+            secrets: &secrets,
+        };
         let mut found = Vec::new();
         if count_nodes(value, MAX_EXPLAINED_NODES) >= MAX_EXPLAINED_NODES {
             if let Err(error) = self.validator.validate(value) {
-                explain::explain(&self.schema, value, &error, &mut found);
+                explain::explain(&about, &error, &mut found);
             }
         } else {
             for error in self.validator.iter_errors(value) {
-                explain::explain(&self.schema, value, &error, &mut found);
+                explain::explain(&about, &error, &mut found);
             }
         }
         if found.is_empty() {

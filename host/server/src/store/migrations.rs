@@ -11,6 +11,8 @@ const STEPS: &[&str] = &[
     include_str!("migrations/3_files_and_webhooks.sql"),
     include_str!("migrations/4_registry.sql"),
     include_str!("migrations/5_usage_of_versions.sql"),
+    include_str!("migrations/6_quarantine.sql"),
+    include_str!("migrations/7_grants.sql"),
 ];
 
 /// Brings a database to the newest version, each step in a transaction of its own.

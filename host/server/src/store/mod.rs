@@ -2,6 +2,7 @@
 //!
 //! A change is acknowledged only after its commit has reached the disk, and shows in the catalog only after that.
 
+mod checkpoint;
 pub(crate) mod ledger;
 mod migrations;
 mod reader;
@@ -16,8 +17,9 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::catalog::Catalog;
+use checkpoint::{Checkpoints, EVERY};
 use reader::Readers;
-pub(crate) use records::NewVersion;
+pub(crate) use records::{NewVersion, StoredVersion};
 use writer::Writer;
 
 /// The database's file name inside the data folder.
@@ -79,13 +81,19 @@ impl Store {
         connection.pragma_update(None, "foreign_keys", true)?;
         migrations::run(&mut connection)?;
         catalog.replace(records::load(&connection)?);
+        // Whoever commits does not wait until the log is folded in: see `checkpoint`.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        let folding = Connection::open(&path)?;
+        prepare(&folding)?;
+        folding.pragma_update(None, "wal_autocheckpoint", 0)?;
+        let checkpoints = Checkpoints::start(folding, EVERY)?;
         let readers = Readers::new(move || {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(&path, flags)?;
             prepare(&connection)?;
             Ok(connection)
         });
-        let writer = Writer::start(connection, Arc::clone(catalog))?;
+        let writer = Writer::start(connection, checkpoints, Arc::clone(catalog))?;
         Ok(Self { writer, readers })
     }
 }

@@ -9,6 +9,7 @@ use super::{Store, StoreError, now_ms};
 use crate::auth::{Scope, Scopes, Token};
 use crate::catalog::{Snapshot, Version};
 use crate::names::VersionId;
+use crate::quarantine::{Health, Quarantine};
 use crate::shelf::Slot;
 
 /// A version that passed every step of publishing.
@@ -25,6 +26,8 @@ pub(crate) struct NewVersion {
     pub(crate) manifest: String,
     /// JSON of what the sandbox made of the component.
     pub(crate) prepared: String,
+    /// JSON of what it may use.
+    pub(crate) granted: String,
     /// The aliases that point at it from now on.
     pub(crate) aliases: Vec<String>,
 }
@@ -36,6 +39,8 @@ pub(crate) struct StoredVersion {
     pub(crate) manifest: String,
     /// JSON of what the sandbox made of the component.
     pub(crate) prepared: String,
+    /// JSON of what it was granted when it was published, if that was noted.
+    pub(crate) granted: Option<String>,
 }
 
 impl Store {
@@ -46,10 +51,10 @@ impl Store {
             c.prepare_cached("INSERT INTO models (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
                 .execute(params![new.model, now])?;
             c.prepare_cached(
-                "INSERT INTO versions (model, id, number, description, manifest, prepared, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (model, id) DO UPDATE SET prepared = excluded.prepared",
+                "INSERT INTO versions (model, id, number, description, manifest, prepared, created_at, granted)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (model, id) DO UPDATE SET prepared = excluded.prepared",
             )?
-            .execute(params![new.model, new.id.0, new.number, new.description, new.manifest, new.prepared, now])?;
+            .execute(params![new.model, new.id.0, new.number, new.description, new.manifest, new.prepared, now, new.granted])?;
             for alias in &new.aliases {
                 point(c, &new.model, alias, new.id, now)?;
             }
@@ -61,6 +66,7 @@ impl Store {
                     number: new.number.into(),
                     description: new.description.into(),
                     created_at: now,
+                    health: Arc::default(),
                     slot: Slot::default(),
                 };
                 model.add(version);
@@ -100,14 +106,29 @@ impl Store {
         self.writer.change(work).await
     }
 
+    /// Notes why a model's version is not called any more. Blocks.
+    pub(crate) fn quarantine(&self, model: String, id: VersionId, why: &Quarantine) -> Result<(), StoreError> {
+        let json = serde_json::to_string(why).map_err(|e| StoreError::Damaged(e.to_string()))?;
+        let sql = "UPDATE versions SET quarantine = ?3 WHERE model = ?1 AND id = ?2";
+        self.write_blocking(move |c| c.execute(sql, params![model, id.0, json]).map(drop))
+    }
+
+    /// Notes that a model's version may be called again.
+    pub(crate) async fn unquarantine(&self, model: String, id: VersionId) -> Result<(), StoreError> {
+        let sql = "UPDATE versions SET quarantine = NULL WHERE model = ?1 AND id = ?2";
+        self.write(move |c| c.execute(sql, params![model, id.0]).map(drop))
+            .await
+    }
+
     /// What is on disk about a version, if there is such a version.
     pub(crate) async fn version(&self, id: VersionId) -> Result<Option<StoredVersion>, StoreError> {
         let query = move |c: &Connection| {
-            c.prepare_cached("SELECT manifest, prepared FROM versions WHERE id = ?1 LIMIT 1")?
+            c.prepare_cached("SELECT manifest, prepared, granted FROM versions WHERE id = ?1 LIMIT 1")?
                 .query_row([id.0], |row| {
                     Ok(StoredVersion {
                         manifest: row.get(0)?,
                         prepared: row.get(1)?,
+                        granted: row.get(2)?,
                     })
                 })
                 .optional()
@@ -178,16 +199,24 @@ pub(super) fn load(c: &Connection) -> Result<Snapshot, StoreError> {
     while let Some(row) = rows.next()? {
         snapshot.model_mut(&row.get::<_, String>(0)?, row.get(1)?);
     }
-    let mut query = c.prepare("SELECT model, id, number, created_at, description FROM versions ORDER BY sequence")?;
+    let mut query =
+        c.prepare("SELECT model, id, number, created_at, description, quarantine FROM versions ORDER BY sequence")?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
         let model = snapshot.model_mut(&row.get::<_, String>(0)?, 0);
+        let id = VersionId(row.get(1)?);
+        let quarantine: Option<String> = row.get(5)?;
+        let quarantine = quarantine
+            .map(|json| serde_json::from_str::<Quarantine>(&json))
+            .transpose();
+        let quarantine = quarantine.map_err(|e| StoreError::Damaged(format!("the quarantine of version {id}: {e}")))?;
         let version = Version {
-            id: VersionId(row.get(1)?),
+            id,
             model: model.name.clone(),
             number: row.get::<_, String>(2)?.into(),
             description: row.get::<_, String>(4)?.into(),
             created_at: row.get(3)?,
+            health: Arc::new(Health::new(quarantine)),
             slot: Slot::default(),
         };
         model.add(version);
@@ -235,6 +264,7 @@ mod tests {
             description: format!("version {n}"),
             manifest: format!("{{\"n\":{n}}}"),
             prepared: "{}".to_owned(),
+            granted: "{}".to_owned(),
             aliases: aliases.iter().map(|a| (*a).to_owned()).collect(),
         }
     }

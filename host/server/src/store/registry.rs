@@ -152,9 +152,13 @@ impl Store {
                 return Ok((Removal::Kept(Reason::Deployment { owner, name }), None));
             }
             let used = "SELECT 1 FROM usage WHERE model = ?1 AND version IN (?2, x'') AND owner <> ?3";
-            if exists(c, used, params![model, id.0, owner])? {
+            // What has not ended counts as used only with its end.
+            let begun = "SELECT 1 FROM predictions WHERE status < 2 AND model = ?1 AND version = ?2 AND owner <> ?3";
+            let of = params![model, id.0, owner];
+            if exists(c, used, of)? || exists(c, begun, of)? {
                 return Ok((Removal::Kept(Reason::Others), None));
             }
+            let of = params![model, id.0];
             c.execute("DELETE FROM aliases WHERE model = ?1 AND id = ?2", of)?;
             c.execute("DELETE FROM versions WHERE model = ?1 AND id = ?2", of)?;
             let apply = shows(move |snapshot| snapshot.model_mut(&model, 0).remove(id));

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
+use super::checkpoint::Checkpoints;
 use crate::catalog::{Catalog, Snapshot};
 
 /// Changes that may wait; whoever brings more waits too.
@@ -32,11 +33,15 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, catalog: Arc<Catalog>) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        connection: Connection,
+        checkpoints: Checkpoints,
+        catalog: Arc<Catalog>,
+    ) -> Result<Self, StoreError> {
         let (changes, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write(&connection, &catalog, queue))?;
+            .spawn(move || write(&connection, checkpoints, &catalog, queue))?;
         Ok(Self {
             changes: Some(changes),
             thread: Some(thread),
@@ -128,7 +133,7 @@ impl Drop for Writer {
     }
 }
 
-fn write(connection: &Connection, catalog: &Catalog, mut queue: mpsc::Receiver<Change>) {
+fn write(connection: &Connection, mut checkpoints: Checkpoints, catalog: &Catalog, mut queue: mpsc::Receiver<Change>) {
     let mut batch = Vec::with_capacity(BATCH);
     while let Some(first) = queue.blocking_recv() {
         batch.push(first);
@@ -138,7 +143,9 @@ fn write(connection: &Connection, catalog: &Catalog, mut queue: mpsc::Receiver<C
             batch.push(change);
         }
         commit(connection, catalog, &mut batch);
+        checkpoints.committed(connection);
     }
+    drop(checkpoints);
     if let Err(e) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
         tracing::warn!("the database's log could not be folded in, which the next start will do: {e}");
     }
@@ -205,7 +212,11 @@ mod tests {
             .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
             .unwrap();
         let catalog = Arc::new(Catalog::default());
-        (Writer::start(connection, Arc::clone(&catalog)).unwrap(), catalog)
+        let checkpoints = Checkpoints::start(Connection::open_in_memory().unwrap(), 1).unwrap();
+        (
+            Writer::start(connection, checkpoints, Arc::clone(&catalog)).unwrap(),
+            catalog,
+        )
     }
 
     async fn insert(writer: &Writer, n: i64) -> Result<(), StoreError> {

@@ -146,6 +146,15 @@ impl Host {
         reply.json()["id"].as_str().unwrap().to_owned()
     }
 
+    /// Publishes [`actor`] as `me/patient`, which may take as long as a test does, and returns its id.
+    pub fn patient(&self) -> String {
+        let mut manifest = self.manifest("patient", "1.0.0", &actor());
+        manifest["limits"]["timeout_ms"] = 600_000.into();
+        let reply = self.post("/v1/models/me/patient/versions", &json!({"manifest": manifest}));
+        assert_eq!(reply.status, 201, "{reply:?}");
+        reply.json()["id"].as_str().unwrap().to_owned()
+    }
+
     pub fn run(&self, input: &Value) -> Reply {
         self.post("/v1/models/me/actor/run", input)
     }

@@ -69,10 +69,16 @@ pub(crate) fn batch(batch: usize, tokens: usize) -> (Vec<u32>, Vec<f32>) {
     (ids, mask)
 }
 
-pub(crate) fn candle_inputs(ids: &[u32], mask: &[f32], batch: usize, tokens: usize) -> (Tensor, Tensor) {
+pub(crate) fn candle_inputs(
+    ids: &[u32],
+    mask: &[f32],
+    batch: usize,
+    tokens: usize,
+    device: &Device,
+) -> (Tensor, Tensor) {
     (
-        Tensor::from_slice(ids, (batch, tokens), &Device::Cpu).unwrap(),
-        Tensor::from_slice(mask, (batch, tokens), &Device::Cpu).unwrap(),
+        Tensor::from_slice(ids, (batch, tokens), device).unwrap(),
+        Tensor::from_slice(mask, (batch, tokens), device).unwrap(),
     )
 }
 
@@ -95,8 +101,8 @@ struct Layer {
 }
 
 impl Native {
-    pub(crate) fn load(path: &Path) -> Self {
-        let all = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    pub(crate) fn load(path: &Path, device: &Device) -> Self {
+        let all = candle_core::safetensors::load(path, device).unwrap();
         let get = |name: String| all[&name].clone();
         let norm = |name: String| LayerNorm::new(get(format!("{name}.weight")), get(format!("{name}.bias")), EPS);
         let layers = (0..LAYERS).map(|i| {

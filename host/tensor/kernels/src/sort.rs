@@ -114,6 +114,9 @@ pub fn argsort<T: Rank>(x: &[T], [outer, len, inner]: [usize; 3], descending: bo
             let (block, column) = ((first + i) / inner, (first + i) % inner);
             let from = x[block * len * inner + column..].iter().step_by(inner);
             for (at, (to, x)) in lane.iter_mut().zip(from).enumerate() {
+                if at % PART == 0 {
+                    spend(4 * PART as u64);
+                }
                 *to = x.pack(descending, at as u32);
             }
             sort(lane);
@@ -129,6 +132,7 @@ fn unpack<T: Rank>(lanes: &[T::Packed], [outer, len, inner]: [usize; 3], out: &m
         for (i, block) in part.chunks_exact_mut(unit).enumerate() {
             let lanes = &lanes[(first + i) * unit..][..unit];
             for (column, lane) in lanes.chunks_exact(len).enumerate() {
+                spend(lane.len() as u64);
                 let to = block[column..].iter_mut().step_by(inner);
                 to.zip(lane).for_each(|(to, packed)| *to = T::index(*packed));
             }

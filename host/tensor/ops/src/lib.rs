@@ -31,7 +31,7 @@ pub const MAX_RANK: usize = 8;
 pub const MAX_ELEMENTS: u64 = (1 << 31) - 1;
 
 /// Elements that a CPU computes at once of a large tensor, where it cannot be stopped in between.
-pub const PIECE: usize = 256 << 10;
+pub const PIECE: usize = 128 << 10;
 
 /// The most nodes of a program.
 pub const MAX_NODES: usize = 65_536;

@@ -3,8 +3,8 @@
 use candle_core::{D, DType as Candle, Tensor};
 use maquette_ops::{Error, attr_flag, attr_float, attr_int};
 
-use super::call::{Call, Result, cast, in_f32, scalar, shaped, wide};
-use super::reduce::{extreme, finite, sum};
+use super::call::{Call, Result, cast, countable, in_f32, scalar, shaped, wide};
+use super::reduce::extreme;
 use super::shapes::cat;
 
 /// What sees what, and how scores are made of products.
@@ -70,6 +70,7 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, 
     let (b, t, heads, d) = q.dims4()?;
     let (_, s, kv_heads, e) = v.dims4()?;
     let group = heads / kv_heads;
+    countable(&[b, heads, t, s])?;
     let grouped = q
         .reshape(vec![b, t, kv_heads, group, d])?
         .permute(vec![0, 2, 3, 1, 4])?;
@@ -79,11 +80,12 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, 
         Ok(x.reshape((b * kv_heads, s, width))?)
     };
     let (k, v) = (by_head(k, d)?, by_head(v, e)?);
+    // The queries are fewer than the scores.
     let products = match d {
         0 => Tensor::zeros((b * kv_heads, group * t, s), Candle::F32, q.device())?,
-        _ => grouped.matmul(&k.transpose(1, 2)?)?,
+        _ => grouped.affine(options.scale, 0.0)?.matmul(&k.transpose(1, 2)?)?,
     };
-    let mut scores = products.affine(options.scale, 0.0)?.reshape((b, heads, t, s))?;
+    let mut scores = products.reshape((b, heads, t, s))?;
     if options.cap > 0.0 {
         scores = scores
             .affine(1.0 / options.cap, 0.0)?
@@ -93,20 +95,28 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>, 
     if let Some(bias) = bias {
         scores = scores.broadcast_add(bias)?;
     }
-    if options.causal {
+    // A single query is at the last key and sees all that the window holds.
+    let hides = options.causal && (t > 1 || (1..s).contains(&options.window));
+    if hides {
         let seen = seen(t, s, options.window, q)?;
         let hidden = scalar(f64::NEG_INFINITY, Candle::F32, q.device())?;
         scores = seen
             .broadcast_as(scores.shape())?
             .where_cond(&scores, &hidden.broadcast_as(scores.shape())?)?;
     }
-    let largest = finite(&extreme(&scores, &[3], true)?)?;
-    let weights = scores.broadcast_sub(&largest)?.exp()?;
-    let total = sum(&weights, &[3])?;
     // What sees nothing is 0, not 0 / 0.
-    let total = total.eq(0.0)?.where_cond(&total.ones_like()?, &total)?;
-    let weights = weights.broadcast_div(&total)?.reshape((b * kv_heads, group * t, s))?;
-    let y = weights.matmul(&v)?.reshape(vec![b, kv_heads, group, t, e])?;
+    let blind = match bias.is_some() || (options.causal && s < t) {
+        true => Some(extreme(&scores, &[3], true)?.eq(f64::NEG_INFINITY)?),
+        false => None,
+    };
+    let weights = candle_nn::ops::softmax_last_dim(&scores)?.reshape((b * kv_heads, group * t, s))?;
+    let mut y = weights.matmul(&v)?;
+    if let Some(blind) = blind {
+        let blind = blind.reshape((b * kv_heads, group * t, 1))?.broadcast_as(y.shape())?;
+        let zero = scalar(0.0, Candle::F32, q.device())?.broadcast_as(y.shape())?;
+        y = blind.where_cond(&zero, &y)?;
+    }
+    let y = y.reshape(vec![b, kv_heads, group, t, e])?;
     let y = y.permute(vec![0, 3, 1, 2, 4])?.force_contiguous()?;
     shaped(&y, (b, t, heads, e))
 }

@@ -6,6 +6,7 @@ use maquette_ops::{
 };
 use smallvec::SmallVec;
 
+use super::executor::Turn;
 use super::slot::{Range, Value};
 use crate::kernels::Failure;
 use crate::tensor::{candle_dtype, dims};
@@ -18,6 +19,7 @@ pub(super) struct Call<'a> {
     pub(super) inputs: &'a [&'a Value],
     pub(super) attrs: &'a [Attr],
     pub(super) out: &'a Type<u32>,
+    pub(super) turn: &'a Turn<'a>,
     pub(super) device: &'a Device,
 }
 
@@ -129,6 +131,7 @@ impl Call<'_> {
 
     /// A matrix of the host on the device, row by row.
     pub(super) fn matrix(&self, rows: usize, columns: usize, value: impl Fn(usize, usize) -> f64) -> Result<Tensor> {
+        countable(&[rows, columns])?;
         let values = (0..rows * columns).map(|i| value(i / columns, i % columns) as f32);
         Ok(Tensor::from_vec(
             values.collect::<Vec<f32>>(),
@@ -136,6 +139,20 @@ impl Call<'_> {
             self.device,
         )?)
     }
+}
+
+/// Refuses what kernels could not count: they do so in 32 bits, and would leave out what is beyond. Types keep to that, what an op makes
+/// on its way need not.
+pub(super) fn countable(shape: &[usize]) -> Result<()> {
+    let elements = shape.iter().try_fold(1_usize, |all, dim| all.checked_mul(*dim));
+    if elements.is_some_and(|all| all as u64 <= maquette_ops::MAX_ELEMENTS) {
+        return Ok(());
+    }
+    Err(Error::quota(format!(
+        "a tensor {shape:?} would be made on the way, and none may have more than {} elements: use smaller shapes",
+        maquette_ops::MAX_ELEMENTS
+    ))
+    .into())
 }
 
 /// A tensor without elements: kernels would refuse to be launched for it, and drivers to allocate it.
@@ -160,7 +177,7 @@ pub(super) fn scalar(value: f64, dtype: Candle, device: &Device) -> Result<Tenso
 /// Half floats as f32, anything else as it is.
 pub(super) fn wide(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
-        Candle::F16 | Candle::BF16 => Ok(x.to_dtype(Candle::F32)?),
+        Candle::F16 | Candle::BF16 => cast(x, Candle::F32),
         _ => Ok(x.clone()),
     }
 }
@@ -173,6 +190,9 @@ pub(super) fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> 
 
 /// The same values as another dtype. Between half floats and 64-bit integers there is no kernel: f32 is between.
 pub(super) fn cast(x: &Tensor, dtype: Candle) -> Result<Tensor> {
+    if x.elem_count() == 0 && x.dtype() != dtype {
+        return nothing(x.dims(), dtype, x.device());
+    }
     let half = |dtype| matches!(dtype, Candle::F16 | Candle::BF16);
     if (half(x.dtype()) && dtype == Candle::I64) || (x.dtype() == Candle::I64 && half(dtype)) {
         return Ok(x.to_dtype(Candle::F32)?.to_dtype(dtype)?);

@@ -4,7 +4,7 @@
 use candle_core::{DType as Candle, Tensor};
 use maquette_ops::{Error, Op};
 
-use super::call::{Call, Result, in_f32, scalar, shaped, wide};
+use super::call::{Call, Result, countable, in_f32, scalar, shaped, wide};
 use super::elementwise::channels;
 use super::shapes::{pad, pick};
 
@@ -72,14 +72,16 @@ fn correlate(call: &Call<'_>, x: &Tensor, weight: &Tensor, moves: &Moves) -> Res
         // Without channels, every sum is empty.
         return Ok(Tensor::zeros(images(call)?, Candle::F32, call.device)?);
     }
-    if groups == 1 && stride[0] == stride[1] && dilation[0] == dilation[1] {
-        return Ok(x.contiguous()?.conv2d(weight, 0, stride[0], dilation[0], 1)?);
-    }
-    // What each kernel's element sees, beside it: then one product a group.
+    // What each kernel's element sees, beside it.
     let (n, c, h, w) = x.dims4()?;
     let (o, _, kh, kw) = weight.dims4()?;
     let out = |len: usize, k: usize, at: usize| (len - dilation[at] * (k - 1) - 1) / stride[at] + 1;
     let (oh, ow) = (out(h, kh, 0), out(w, kw, 1));
+    countable(&[n, c, kh, kw, oh, ow])?;
+    if groups == 1 && stride[0] == stride[1] && dilation[0] == dilation[1] {
+        return Ok(x.contiguous()?.conv2d(weight, 0, stride[0], dilation[0], 1)?);
+    }
+    // One product a group.
     let rows = pick(call, x, 2, kh * oh, |i| (i / oh) * dilation[0] + (i % oh) * stride[0])?;
     let all = pick(call, &rows, 3, kw * ow, |i| {
         (i / ow) * dilation[1] + (i % ow) * stride[1]

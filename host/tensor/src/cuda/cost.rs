@@ -113,7 +113,7 @@ fn temporaries(spec: &OpSpec, inputs: &[Operand<'_>], attrs: &[Attr], output: &T
                 .saturating_add(times(3, between))
                 .saturating_add(times(2, matrices))
         }
-        Op::MaxPool2d | Op::AvgPool2d => times(10, all),
+        Op::MaxPool2d | Op::AvgPool2d => times(12, all),
         Op::Stft => {
             let (bins, frames) = (u64::from(output.shape[1]), u64::from(output.shape[2]));
             let n_fft = bins.saturating_mul(2);

@@ -126,10 +126,10 @@ fn wide_unary(call: &Call<'_>, op: Op, x: &Tensor) -> Result<Tensor> {
     Ok(match op {
         Op::Log1p => log1p(x)?,
         Op::Expm1 => expm1(x)?,
-        Op::LeakyRelu => leaky(x, &x.neg()?.relu()?.affine(call.float(0)?, 0.0)?)?,
+        Op::LeakyRelu => above(x, &x.affine(call.float(0)?, 0.0)?)?,
         Op::Elu => {
-            let below = expm1(&x.minimum(0.0)?)?.affine(call.float(0)?, 0.0)?;
-            x.gt(0.0)?.where_cond(x, &below)?
+            let below = expm1(x)?.affine(call.float(0)?, 0.0)?;
+            above(x, &below)?
         }
         Op::HardSigmoid => hard_sigmoid(x)?,
         Op::HardSwish => x.mul(&hard_sigmoid(x)?)?,
@@ -139,8 +139,9 @@ fn wide_unary(call: &Call<'_>, op: Op, x: &Tensor) -> Result<Tensor> {
     })
 }
 
-fn leaky(x: &Tensor, below: &Tensor) -> Result<Tensor> {
-    Ok(x.relu()?.broadcast_sub(below)?)
+/// x where it is above 0, else something else: what is no number stays none.
+fn above(x: &Tensor, below: &Tensor) -> Result<Tensor> {
+    Ok(x.gt(0.0)?.where_cond(x, below)?)
 }
 
 fn hard_sigmoid(x: &Tensor) -> Result<Tensor> {
@@ -183,7 +184,7 @@ pub(super) fn by_channel(call: &Call<'_>) -> Result<Tensor> {
     let x = call.input(0)?;
     let by = channels(call.input(1)?, x.rank())?;
     in_f32(x, |x| match call.spec.op {
-        Op::Prelu => leaky(x, &x.neg()?.relu()?.broadcast_mul(&by)?),
+        Op::Prelu => above(x, &x.broadcast_mul(&by)?),
         _ => {
             let wave = x.broadcast_mul(&by)?.sin()?.sqr()?;
             Ok(x.add(&wave.broadcast_div(&by)?)?)

@@ -1,10 +1,12 @@
 //! The thread that has a device: lanes send it jobs, it launches them in their order on one stream. Only what a lane reads is
 //! waited for.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device as Candle, Tensor};
@@ -14,7 +16,7 @@ use super::open::{Pace, open};
 use super::slot::{Remote, Slot, Value};
 use crate::control::Control;
 use crate::device::Device;
-use crate::tensor::{Owner, said};
+use crate::tensor::Owner;
 
 /// Jobs that may wait: a lane that is so far ahead waits for the device.
 const MAX_JOBS: usize = 1024;
@@ -25,19 +27,28 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How long a lane that found the queue full sleeps.
 const FULL: Duration = Duration::from_micros(200);
 
-type Job = Box<dyn FnOnce(&mut Turn<'_>) + Send>;
+type Job = Box<dyn FnOnce(&Turn<'_>) + Send>;
 
 /// What a job has while it runs.
 pub(crate) struct Turn<'a> {
     /// The device, for what ops make.
     pub(crate) device: &'a Candle,
-    pace: &'a mut Pace,
+    pace: &'a RefCell<Pace>,
+    /// The call's whose job it is; work for the host is never stopped.
+    control: Control,
 }
 
 impl Turn<'_> {
-    /// After each op: launches stay a bounded number of ops ahead of the kernels.
-    pub(crate) fn step(&mut self) -> Result<(), Error> {
-        self.pace.step(self.device)
+    /// Before kernels that keep the device busy for about so many nanoseconds: waits until what was launched before leaves room for
+    /// them, and looks whether the call has to stop. So the device is done with a call soon after the call is over.
+    pub(crate) fn launch(&self, nanos: u64) -> Result<(), Error> {
+        self.pace.borrow_mut().launch(self.device, nanos)?;
+        self.control.check(Instant::now())
+    }
+
+    /// Calls a function of the host's kernels, which are left when the call has to stop.
+    pub(crate) fn stoppable<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        self.control.stoppable(work)
     }
 }
 
@@ -53,7 +64,9 @@ pub(crate) struct Client {
 /// A device with its thread.
 pub(crate) struct Executor {
     device: Device,
-    jobs: SyncSender<Job>,
+    /// There until the executor is dropped, as is the thread.
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl fmt::Debug for Executor {
@@ -63,14 +76,14 @@ impl fmt::Debug for Executor {
 }
 
 impl Executor {
-    /// Opens a device on a thread of its own, which ends when nobody has the executor any more.
+    /// Opens a device on a thread of its own, which ends with the executor.
     ///
     /// # Errors
     /// As [`Device::check`]; what the driver says.
     pub(crate) fn start(device: Device) -> Result<Arc<Self>, Error> {
         let (jobs, queue) = sync_channel::<Job>(MAX_JOBS);
         let (opened, answer) = sync_channel(1);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(format!("tensor-{device}"))
             .spawn(move || {
                 let candle = match device {
@@ -87,7 +100,11 @@ impl Executor {
             })
             .map_err(|e| Error::internal(format!("the thread of {device} cannot be started: {e}")))?;
         answer.recv().map_err(|_| lost())??;
-        Ok(Arc::new(Self { device, jobs }))
+        Ok(Arc::new(Self {
+            device,
+            jobs: Some(jobs),
+            thread: Some(thread),
+        }))
     }
 
     /// The device.
@@ -97,8 +114,9 @@ impl Executor {
 
     /// Sends a job, and waits only while the queue is full.
     fn send(&self, mut job: Job, control: Option<&Control>) -> Result<(), Error> {
+        let jobs = self.jobs.as_ref().ok_or_else(lost)?;
         loop {
-            job = match self.jobs.try_send(job) {
+            job = match jobs.try_send(job) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Disconnected(_)) => return Err(lost()),
                 Err(TrySendError::Full(job)) => job,
@@ -114,13 +132,13 @@ impl Executor {
     pub(crate) fn enqueue(
         &self,
         client: &Client,
-        job: impl FnOnce(&mut Turn<'_>, Result<(), Error>) + Send + 'static,
+        job: impl FnOnce(&Turn<'_>, Result<(), Error>) + Send + 'static,
     ) -> Result<(), Error> {
         let Client { control, spent } = client.clone();
-        let run = move |turn: &mut Turn<'_>| {
+        let run = move |turn: &Turn<'_>| {
             let started = Instant::now();
             let go_on = control.check(started);
-            job(turn, go_on);
+            job(&Turn { control, ..*turn }, go_on);
             let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             spent.fetch_add(nanos, Ordering::Relaxed);
         };
@@ -131,7 +149,7 @@ impl Executor {
     pub(crate) fn ask<T: Send + 'static>(
         &self,
         client: &Client,
-        job: impl FnOnce(&mut Turn<'_>) -> Result<T, Error> + Send + 'static,
+        job: impl FnOnce(&Turn<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, question) = sync_channel(1);
         self.enqueue(client, move |turn, go_on| {
@@ -144,8 +162,8 @@ impl Executor {
     /// Puts a tensor of the host's memory on the device for a program or for every call, and waits until it is there.
     pub(crate) fn place(&self, tensor: Tensor, owner: Owner) -> Result<Remote, Error> {
         let strides = tensor.stride().into();
-        let slot = self.make(owner, move |device| {
-            let tensor = upload(&tensor, device)?;
+        let slot = self.make(owner, move |turn| {
+            let tensor = upload(&tensor, turn.device)?;
             Ok(Value { tensor, range: None })
         })?;
         Ok(Remote { slot, strides })
@@ -155,13 +173,13 @@ impl Executor {
     pub(crate) fn make(
         &self,
         owner: Owner,
-        work: impl FnOnce(&Candle) -> Result<Value, Error> + Send + 'static,
+        work: impl FnOnce(&Turn<'_>) -> Result<Value, Error> + Send + 'static,
     ) -> Result<Arc<Slot>, Error> {
         let (answer, question) = sync_channel(1);
         let slot = Slot::empty(owner);
         let filled = Arc::clone(&slot);
-        let job = move |turn: &mut Turn<'_>| {
-            let made = work(turn.device);
+        let job = move |turn: &Turn<'_>| {
+            let made = work(turn);
             let said = made.as_ref().map(drop).map_err(Clone::clone);
             filled.fill(made);
             let _ = answer.send(said);
@@ -172,9 +190,24 @@ impl Executor {
     }
 }
 
+impl Drop for Executor {
+    /// Waits until the device is closed: a driver that is still at it when the process ends crashes it.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        // The last to have the executor may be a job.
+        if let Some(thread) = self
+            .thread
+            .take()
+            .filter(|thread| thread.thread().id() != std::thread::current().id())
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// A tensor of the host's memory on a device.
 pub(crate) fn upload(tensor: &Tensor, device: &Candle) -> Result<Tensor, Error> {
-    let failed = |e: candle_core::Error| Error::internal(format!("uploading: {}", said(&e)));
+    let failed = |e: candle_core::Error| super::failed("uploading", &e);
     if tensor.elem_count() == 0 {
         return super::call::nothing(tensor.dims(), tensor.dtype(), device).map_err(Error::from);
     }
@@ -182,14 +215,14 @@ pub(crate) fn upload(tensor: &Tensor, device: &Candle) -> Result<Tensor, Error> 
 }
 
 fn work(device: &Candle, queue: &Receiver<Job>) {
-    let mut pace = Pace::new();
+    let turn = Turn {
+        device,
+        pace: &RefCell::new(Pace::new()),
+        control: Control::default(),
+    };
     while let Ok(job) = queue.recv() {
-        let mut turn = Turn {
-            device,
-            pace: &mut pace,
-        };
         // Kernels are guarded one by one; this keeps the thread alive whatever else happens. A slot that is left empty says so.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&mut turn)));
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(&turn)));
     }
 }
 

@@ -33,7 +33,11 @@ pub(super) fn pool(call: &Call<'_>) -> Result<Tensor> {
             };
             let (kernel, stride) = ((kernel[0], kernel[1]), (stride[0], stride[1]));
             if op == Op::MaxPool2d {
-                return Ok(around(x, f64::NEG_INFINITY)?.max_pool2d_with_stride(kernel, stride)?);
+                let largest = around(x, f64::NEG_INFINITY)?.max_pool2d_with_stride(kernel, stride)?;
+                // Kernels pass over what is no number, and it is to win.
+                let none = around(&x.ne(x)?.to_dtype(Candle::F32)?, 0.0)?.max_pool2d_with_stride(kernel, stride)?;
+                let nan = scalar(f64::NAN, Candle::F32, call.device)?.broadcast_as(largest.shape())?;
+                return Ok(none.gt(0.0)?.where_cond(&nan, &largest)?);
             }
             let means = around(x, 0.0)?.avg_pool2d_with_stride(kernel, stride)?;
             if call.flag(4)? || (py, px) == (0, 0) {

@@ -7,38 +7,48 @@ use super::bounds::check;
 use super::call::{Call, Result, cast, shaped, wide};
 use super::shapes::cat;
 
+/// The ids of an input, dense, each proven to be below a number of rows. Kernels take the largest number that a dtype holds for "none
+/// here", and 255 is a row of many a table: bytes become integers of 32 bits, where no table has as many rows.
+fn ids(call: &Call<'_>, at: usize, rows: usize) -> Result<Tensor> {
+    let ids = call.input(at)?;
+    check(ids, call.range(at), rows)?;
+    Ok(match ids.dtype() {
+        Candle::U8 => cast(ids, Candle::U32)?,
+        _ => ids.contiguous()?,
+    })
+}
+
 pub(super) fn by_ids(call: &Call<'_>) -> Result<Tensor> {
     match call.spec.op {
         Op::Embedding => {
-            let (table, ids) = (call.input(0)?, call.input(1)?);
-            check(ids, call.range(1), table.dims()[0])?;
-            let ids = ids.contiguous()?.flatten_all()?;
+            let table = call.input(0)?;
+            let ids = ids(call, 1, table.dims()[0])?.flatten_all()?;
             shaped(&table.contiguous()?.index_select(&ids, 0)?, call.shape())
         }
         Op::IndexSelect => {
-            let (x, ids) = (call.input(0)?, call.input(1)?);
+            let x = call.input(0)?;
             let axis = call.axis(0, x.rank())?;
-            check(ids, call.range(1), x.dims()[axis])?;
-            Ok(x.contiguous()?.index_select(&ids.contiguous()?, axis)?)
+            Ok(x.contiguous()?.index_select(&ids(call, 1, x.dims()[axis])?, axis)?)
         }
         Op::Gather => {
-            let (x, ids) = (call.input(0)?, call.input(1)?);
+            let x = call.input(0)?;
             let axis = call.axis(0, x.rank())?;
-            check(ids, call.range(1), x.dims()[axis])?;
+            let ids = ids(call, 1, x.dims()[axis])?;
             // The kernel counts on equal dimensions beside the axis.
             let x = beside(x, ids.dims(), axis)?;
-            Ok(x.contiguous()?.gather(&ids.contiguous()?, axis)?)
+            Ok(x.contiguous()?.gather(&ids, axis)?)
         }
         Op::Scatter | Op::ScatterAdd => scatter(call),
         Op::IndexAdd => {
-            let (x, ids, src) = (call.input(0)?, call.input(1)?, call.input(2)?);
+            let (x, src) = (call.input(0)?, call.input(2)?);
             let axis = call.axis(0, x.rank())?;
-            check(ids, call.range(1), x.dims()[axis])?;
+            let ids = ids(call, 1, x.dims()[axis])?;
             if src.elem_count() == 0 {
                 return Ok(x.force_contiguous()?);
             }
-            let (x, src) = (wide(x)?.contiguous()?, wide(src)?.contiguous()?);
-            cast(&x.index_add(&ids.contiguous()?, &src, axis)?, call.dtype())
+            // candle's kernel writes to a copy of x at the place where x begins in its own memory: it has to begin there at 0.
+            let (x, src) = (wide(x)?.force_contiguous()?, wide(src)?.contiguous()?);
+            cast(&x.index_add(&ids, &src, axis)?, call.dtype())
         }
         Op::OneHot => {
             let ids = call.input(0)?;
@@ -65,9 +75,9 @@ fn beside(x: &Tensor, dims: &[usize], axis: usize) -> Result<Tensor> {
 
 /// The part of x beside which the ids stand is changed; what lies beyond it is put back around it.
 fn scatter(call: &Call<'_>) -> Result<Tensor> {
-    let (x, ids, src) = (call.input(0)?, call.input(1)?, call.input(2)?);
+    let (x, src) = (call.input(0)?, call.input(2)?);
     let axis = call.axis(0, x.rank())?;
-    check(ids, call.range(1), x.dims()[axis])?;
+    let ids = ids(call, 1, x.dims()[axis])?;
     if ids.elem_count() == 0 {
         return Ok(x.force_contiguous()?);
     }
@@ -75,7 +85,7 @@ fn scatter(call: &Call<'_>) -> Result<Tensor> {
         Op::Scatter => (x.clone(), src.contiguous()?),
         _ => (wide(x)?, wide(src)?.contiguous()?),
     };
-    let (part, ids) = (beside(&x, ids.dims(), axis)?.contiguous()?, ids.contiguous()?);
+    let part = beside(&x, ids.dims(), axis)?.contiguous()?;
     let mut done = match call.spec.op {
         Op::Scatter => part.scatter(&ids, &src, axis)?,
         _ => part.scatter_add(&ids, &src, axis)?,

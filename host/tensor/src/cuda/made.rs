@@ -27,6 +27,8 @@ pub(super) fn sample(call: &Call<'_>) -> Result<Tensor> {
 
 fn on_host(call: &Call<'_>, inputs: &[Tensor]) -> Result<Tensor> {
     let inputs: SmallVec<[&Tensor; 2]> = inputs.iter().collect();
-    let made = kernels::run(call.spec, &inputs, call.attrs, call.out, &Buffers::none())?;
+    let made = call
+        .turn
+        .stoppable(|| kernels::run(call.spec, &inputs, call.attrs, call.out, &Buffers::none()))?;
     Ok(made.to_device(call.device)?)
 }

@@ -19,10 +19,14 @@ pub(super) fn normalise(call: &Call<'_>) -> Result<Tensor> {
                 Some(bias) => wide(bias)?.contiguous()?,
                 None => Tensor::zeros(weight.shape(), Candle::F32, call.device)?,
             };
+            // candle's kernel finds the variance in one pass, and a large mean would cost it every digit: it is taken away before.
             let width = weight.elem_count();
             let rows = x.reshape((x.elem_count() / width, width))?;
-            let rows = standard(&rows, width, call.float(0)?)?;
-            shaped(&rows.broadcast_mul(&weight)?.broadcast_add(&bias)?, x.shape())
+            let rows = centred(&rows, width)?;
+            shaped(
+                &candle_nn::ops::layer_norm(&rows, &weight, &bias, call.float(0)? as f32)?,
+                x.shape(),
+            )
         }
         Op::GroupNorm => {
             let groups = call.int(0)? * x.dims()[0];
@@ -48,8 +52,12 @@ pub(super) fn normalise(call: &Call<'_>) -> Result<Tensor> {
 
 /// Rows with their mean taken away and divided by `sqrt(variance + eps)`, in two passes: in one, a large mean would cost every digit.
 fn standard(rows: &Tensor, width: usize, eps: f64) -> Result<Tensor> {
-    let share = 1.0 / width as f64;
-    let centred = rows.broadcast_sub(&sum(rows, &[1])?.affine(share, 0.0)?)?;
-    let deviation = sum(&centred.sqr()?, &[1])?.affine(share, eps)?.sqrt()?;
+    let centred = centred(rows, width)?;
+    let deviation = sum(&centred.sqr()?, &[1])?.affine(1.0 / width as f64, eps)?.sqrt()?;
     Ok(centred.broadcast_div(&deviation)?)
+}
+
+/// Rows with their mean taken away.
+fn centred(rows: &Tensor, width: usize) -> Result<Tensor> {
+    Ok(rows.broadcast_sub(&sum(rows, &[1])?.affine(1.0 / width as f64, 0.0)?)?)
 }

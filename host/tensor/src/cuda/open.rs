@@ -23,7 +23,7 @@ pub(super) fn open(ordinal: u32) -> Result<Candle, Error> {
 #[cfg(feature = "cuda")]
 pub(crate) use with_driver::check;
 #[cfg(feature = "cuda")]
-pub(super) use with_driver::{Pace, open};
+pub(super) use with_driver::{Pace, bind, open, release};
 
 /// Without a GPU nothing is ahead of anybody.
 #[cfg(not(feature = "cuda"))]
@@ -35,11 +35,21 @@ impl Pace {
         Self
     }
 
-    #[expect(clippy::unused_self, reason = "with the feature it keeps count")]
-    pub(super) fn step(&mut self, _: &Candle) -> Result<(), Error> {
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "with the feature it keeps count"
+    )]
+    pub(super) fn launch(&mut self, _: &Candle, _: u64) -> Result<(), Error> {
         Ok(())
     }
 }
+
+#[cfg(not(feature = "cuda"))]
+pub(super) fn bind(_: &candle_core::Tensor) {}
+
+#[cfg(not(feature = "cuda"))]
+pub(super) fn release(_: &Candle) {}
 
 /// How many elements a piece of a GPU's memory holds.
 #[cfg(feature = "cuda")]
@@ -62,16 +72,18 @@ mod with_driver {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use candle_core::cuda_backend::cudarc::driver::{CudaContext, CudaEvent, result, sys};
-    use candle_core::{CudaDevice, Device as Candle};
+    use candle_core::cuda_backend::kernels;
+    use candle_core::{CudaDevice, Device as Candle, Tensor};
     use maquette_ops::Error;
 
     use crate::tensor::said;
 
-    /// Ops between two marks on the stream.
-    const MARK_EVERY: u32 = 32;
+    /// Nanoseconds, as predicted, that launches may be ahead of the kernels: what a call leaves on the device when it is over. Long
+    /// enough to keep it busy while the next kernels are launched.
+    const AHEAD: u64 = 5_000_000;
 
-    /// Marks that the launches may be ahead of the kernels by: a call that has to stop waits for so many ops at most.
-    const MARKS_AHEAD: usize = 2;
+    /// Nanoseconds, as predicted, between two marks on the stream.
+    const MARK_EVERY: u64 = 500_000;
 
     /// The CUDA that kernels were compiled with, as `13000`, where the build said so: an older driver refuses them one by one.
     const BUILT_FOR: Option<i32> = match option_env!("CUDARC_CUDA_VERSION") {
@@ -81,6 +93,20 @@ mod with_driver {
         },
         None => None,
     };
+
+    /// A kernel of each of candle's modules, which is loaded whole. The driver compiles a module when it meets it for the first time on a
+    /// machine, which takes seconds: no call is to pay for that.
+    const KERNELS: [(&str, &kernels::Module); 9] = [
+        ("affine_f32", &kernels::AFFINE),
+        ("badd_f32", &kernels::BINARY),
+        ("cast_f32_f16", &kernels::CAST),
+        ("im2col_f32", &kernels::CONV),
+        ("copy2d_f32", &kernels::FILL),
+        ("is_u32_f32", &kernels::INDEXING),
+        ("fast_sum_f32", &kernels::REDUCE),
+        ("where_u8_f32", &kernels::TERNARY),
+        ("ucopy_f32", &kernels::UNARY),
+    ];
 
     fn refused(ordinal: u32, why: &str, what: &str) -> Error {
         Error::unsupported(format!(
@@ -164,6 +190,11 @@ mod with_driver {
             // SAFETY: tracking orders the accesses of several streams; here there is one, and all that is allocated is used on it.
             unsafe { device.disable_event_tracking() };
             keep_memory(ordinal).map_err(|e| failed(&e))?;
+            for (function, module) in KERNELS {
+                device
+                    .get_or_load_func(function, module)
+                    .map_err(|e| failed(&said(&e)))?;
+            }
             Ok(Candle::Cuda(device))
         })
     }
@@ -186,8 +217,12 @@ mod with_driver {
 
     /// Keeps launches from running far ahead of kernels.
     pub(in crate::cuda) struct Pace {
-        since: u32,
-        marks: VecDeque<CudaEvent>,
+        /// What was launched behind the last mark.
+        since: u64,
+        /// Marks with what was launched before each and behind the one before, those not known to be reached.
+        marks: VecDeque<(CudaEvent, u64)>,
+        /// What was launched before the marks together.
+        marked: u64,
     }
 
     impl Pace {
@@ -195,28 +230,55 @@ mod with_driver {
             Self {
                 since: 0,
                 marks: VecDeque::new(),
+                marked: 0,
             }
         }
 
-        /// Counts an op; every so often it marks the stream, and waits until the mark before the last few is reached.
-        pub(in crate::cuda) fn step(&mut self, device: &Candle) -> Result<(), Error> {
-            self.since += 1;
-            if self.since < MARK_EVERY {
-                return Ok(());
-            }
-            self.since = 0;
+        /// Before kernels of so many nanoseconds: waits for marks until they fit, the oldest first. What is more than fits at all waits
+        /// for everything before it.
+        pub(in crate::cuda) fn launch(&mut self, device: &Candle, nanos: u64) -> Result<(), Error> {
             let Candle::Cuda(device) = device else { return Ok(()) };
             let lost = |e: candle_core::cuda_backend::cudarc::driver::DriverError| {
                 Error::internal(format!("the GPU has failed: {e}; the host has to be started again"))
             };
-            self.marks
-                .push_back(device.cuda_stream().record_event(None).map_err(lost)?);
-            if self.marks.len() > MARKS_AHEAD
-                && let Some(mark) = self.marks.pop_front()
+            if self.since >= MARK_EVERY {
+                let mark = device.cuda_stream().record_event(None).map_err(lost)?;
+                self.marks.push_back((mark, self.since));
+                self.marked += self.since;
+                self.since = 0;
+            }
+            while self.marked.saturating_add(nanos) > AHEAD
+                && let Some((mark, before)) = self.marks.pop_front()
             {
+                self.marked -= before;
                 mark.synchronize().map_err(lost)?;
             }
+            self.since = self.since.saturating_add(nanos);
             Ok(())
+        }
+    }
+
+    /// Before a tensor is dropped on a thread that may not be the device's: the driver gives memory back to the context that the thread
+    /// has.
+    pub(in crate::cuda) fn bind(tensor: &Tensor) {
+        if let Candle::Cuda(device) = tensor.device() {
+            let stream = device.cuda_stream();
+            let context = stream.context();
+            // An error of the device that is still to be told is kept for who asks next.
+            context.record_err(context.bind_to_thread());
+        }
+    }
+
+    /// Gives the driver what the process keeps and nobody uses, once everything that was launched is done.
+    pub(in crate::cuda) fn release(device: &Candle) {
+        if let Candle::Cuda(device) = device {
+            let stream = device.cuda_stream();
+            let trimmed = stream.synchronize().and_then(|()| {
+                let device = result::device::get(stream.context().ordinal() as i32)?;
+                // SAFETY: the device exists, and so does its pool; memory in use is left as it is.
+                unsafe { result::mem_pool::trim_to(result::device::get_default_mem_pool(device)?, 0) }
+            });
+            stream.context().record_err(trimmed);
         }
     }
 }

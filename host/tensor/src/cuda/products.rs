@@ -4,7 +4,7 @@ use candle_core::{D, Tensor};
 use maquette_ops::Form;
 use smallvec::SmallVec;
 
-use super::call::{Call, Result, shaped};
+use super::call::{Call, Result, countable, shaped};
 
 /// The operand in a form that the kernel takes.
 pub(super) fn ready(x: &Tensor) -> Result<Tensor> {
@@ -29,9 +29,18 @@ pub(super) fn matmul(call: &Call<'_>) -> Result<Tensor> {
         let columns = a.dim(D::Minus1)?;
         a.reshape((a.elem_count() / columns, columns))?.matmul(&ready(b)?)?
     } else {
+        for x in [a, b] {
+            let matrix = &x.dims()[x.rank() - 2..];
+            countable(&[batch_of(call), matrix[0], matrix[1]])?;
+        }
         a.contiguous()?.broadcast_matmul(&b.contiguous()?)?
     };
     shaped(&product, call.shape())
+}
+
+/// How many matrices the output is.
+fn batch_of(call: &Call<'_>) -> usize {
+    call.shape().iter().rev().skip(2).product()
 }
 
 pub(super) fn linear(call: &Call<'_>) -> Result<Tensor> {

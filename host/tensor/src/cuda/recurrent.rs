@@ -7,6 +7,9 @@ use super::call::{Call, Result, cast, shaped, wide};
 use super::products::along_last;
 use super::shapes::cat;
 
+/// Nanoseconds that a device takes for the kernels of a step beside its products.
+const STEP: u64 = 50_000;
+
 pub(super) fn recurrent(call: &Call<'_>) -> Result<Tensor> {
     let x = wide(call.input(0)?)?.contiguous()?;
     let (batch, steps, width) = x.dims3()?;
@@ -38,6 +41,7 @@ pub(super) fn recurrent(call: &Call<'_>) -> Result<Tensor> {
     let sigmoid = |x: &Tensor| -> Result<Tensor> { Ok(candle_nn::ops::sigmoid(x)?) };
     for step in 0..steps {
         let at = if backwards { steps - 1 - step } else { step };
+        call.turn.launch(STEP)?;
         let from_x = from_x.narrow(1, at, 1)?.squeeze(1)?;
         let mut from_h = along_last(&h, &w_hh)?;
         if let Some(bias) = &b_hh {

@@ -54,7 +54,26 @@ impl Call<'_> {
 
 /// The sum over axes, which stay with a length of 1.
 pub(super) fn sum(x: &Tensor, axes: &[usize]) -> Result<Tensor> {
-    Ok(x.sum_keepdim(axes)?)
+    match in_pieces(x, axes) {
+        None => Ok(x.sum_keepdim(axes)?),
+        Some((pieces, shape)) => shaped(&x.reshape(pieces)?.sum_keepdim(2)?.sum_keepdim(1)?, shape),
+    }
+}
+
+/// What is dense and long and ends in the axes, as `[few, pieces, elements]`, and the shape of the result. A sum is one block's of threads
+/// on a GPU: few long ones would leave most of it idle.
+fn in_pieces(x: &Tensor, axes: &[usize]) -> Option<((usize, usize, usize), Vec<usize>)> {
+    const LONG: usize = 1 << 15;
+    let first = axes.iter().min().copied()?;
+    if first + axes.len() != x.rank() || !x.is_contiguous() {
+        return None;
+    }
+    let len: usize = x.dims()[first..].iter().product();
+    let pieces = 1 << len.trailing_zeros().min(10);
+    let few = x.elem_count().checked_div(len)?;
+    let mut shape = x.dims().to_vec();
+    shape[first..].fill(1);
+    (len >= LONG && few < 256 && pieces > 1).then_some(((few, pieces, len / pieces), shape))
 }
 
 fn mean(x: &Tensor, axes: &[usize], count: usize) -> Result<Tensor> {

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use maquette_kernels::resize1d;
 use maquette_ops::{Error, Op};
 
-use super::call::{Call, Result, nothing, shaped};
+use super::call::{Call, Result, countable, nothing, shaped};
 
 /// Views, which share memory; a reshape of what does not lie in order copies.
 pub(super) fn view(call: &Call<'_>) -> Result<Tensor> {
@@ -40,7 +40,13 @@ pub(super) fn cat(parts: &[Tensor], axis: usize) -> Result<Tensor> {
             nothing(&shape, first.dtype(), first.device())
         }
         ([only], _) => Ok(only.force_contiguous()?),
-        _ => Ok(Tensor::cat(&filled, axis)?),
+        ([first, ..], _) => {
+            let mut shape = first.dims().to_vec();
+            shape[axis] = filled.iter().map(|part| part.dims()[axis]).sum();
+            countable(&shape)?;
+            Ok(Tensor::cat(&filled, axis)?)
+        }
+        ([], []) => Err(Error::internal("nothing was given to put together").into()),
     }
 }
 
@@ -68,6 +74,7 @@ pub(super) fn pad(x: &Tensor, axis: usize, [left, right]: [usize; 2], value: &Te
     let side = |len: usize| -> Result<Tensor> {
         let mut shape = x.dims().to_vec();
         shape[axis] = len;
+        countable(&shape)?;
         Ok(value.broadcast_as(shape)?)
     };
     match (left, right) {
@@ -86,6 +93,9 @@ pub(super) fn pick(
     len: usize,
     map: impl Fn(usize) -> usize,
 ) -> Result<Tensor> {
+    let mut shape = x.dims().to_vec();
+    shape[axis] = len;
+    countable(&shape)?;
     let ids = call.indices((0..len).map(|i| map(i) as u32).collect())?;
     Ok(x.contiguous()?.index_select(&ids, axis)?)
 }

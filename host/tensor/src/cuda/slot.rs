@@ -50,6 +50,14 @@ impl Slot {
     }
 }
 
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(Ok(value)) = self.value.get() {
+            super::open::bind(&value.tensor);
+        }
+    }
+}
+
 /// A tensor on a device, as a lane knows it.
 #[derive(Clone, Debug)]
 pub(crate) struct Remote {

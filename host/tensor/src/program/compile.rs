@@ -403,10 +403,10 @@ fn fold(
             let slots = inputs.iter().map(|input| Ok(Arc::clone(&input.there()?.slot)));
             let slots: SmallVec<[Arc<Slot>; 4]> = slots.collect::<Result<_, Error>>()?;
             let (attrs, out) = (attrs.to_vec(), ty.clone());
-            let slot = executor.make(Owner::Program, move |device| {
+            let slot = executor.make(Owner::Program, move |turn| {
                 let values = slots.iter().map(|slot| slot.get());
                 let values: SmallVec<[&Value; 4]> = values.collect::<Result<_, _>>()?;
-                guard(spec, || cuda::run(spec, &values, &attrs, &out, device))
+                guard(spec, || cuda::run(spec, &values, &attrs, &out, turn))
             })?;
             Elements::There(Box::new(Remote { slot, strides }))
         }

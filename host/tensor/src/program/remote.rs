@@ -10,17 +10,15 @@ use smallvec::SmallVec;
 use super::plan::{Plan, Planned};
 use super::{Place, Program, Step};
 use crate::budget::Charge;
-use crate::control::Control;
 use crate::cuda::{self, Executor, Remote, Slot, Turn, Value};
 use crate::kv_cache::{Growth, KvCache};
 use crate::scope::{Scope, guard};
-use crate::tensor::{Elements, Owner, Tensor, row_major, said, stored_elements};
+use crate::tensor::{Elements, Owner, Tensor, row_major, stored_elements};
 
 /// A run on its way to the device.
 struct Run {
     program: Arc<Program>,
     plan: Arc<Plan>,
-    control: Control,
     inputs: SmallVec<[Arc<Slot>; 4]>,
     bound: Vec<Arc<Slot>>,
     caches: Vec<Growth>,
@@ -82,13 +80,12 @@ impl Program {
         let run = Run {
             program: Arc::clone(self),
             plan,
-            control: scope.control().clone(),
             inputs: inputs.iter().map(|input| slot(input)).collect::<Result<_, Error>>()?,
             bound: self.bound.iter().map(slot).collect::<Result<_, Error>>()?,
             caches: grown.clone(),
         };
         let steps = self.steps.len() as u64;
-        let job = move |turn: &mut Turn<'_>, go_on: Result<(), Error>| {
+        let job = move |turn: &Turn<'_>, go_on: Result<(), Error>| {
             let done = run.fill(turn, go_on, &computed);
             drop::<Charge>(peak);
             done
@@ -143,7 +140,7 @@ fn cache_of(spec: &OpSpec, attrs: &[Attr]) -> Option<(usize, usize)> {
 
 impl Run {
     /// Follows the plan and fills the outputs, each with its value or with why there is none.
-    fn fill(&self, turn: &mut Turn<'_>, go_on: Result<(), Error>, outputs: &[(u32, Arc<Slot>)]) -> Result<(), Error> {
+    fn fill(&self, turn: &Turn<'_>, go_on: Result<(), Error>, outputs: &[(u32, Arc<Slot>)]) -> Result<(), Error> {
         let steps = go_on.and_then(|()| self.follow(turn));
         for (step, slot) in outputs {
             slot.fill(match &steps {
@@ -164,7 +161,7 @@ impl Run {
         planned: &Planned,
         inputs: &[&Value],
         attrs: &[Attr],
-        device: &candle_core::Device,
+        turn: &Turn<'_>,
     ) -> Result<Value, Error> {
         let (cache, layer) = cache_of(step.spec, attrs).ok_or_else(lost)?;
         let growth = self.caches.get(cache).ok_or_else(lost)?;
@@ -174,7 +171,7 @@ impl Run {
         };
         let len = growth.len as usize;
         let [value, keys, values] = guard(step.spec, || {
-            cuda::cached_attention(step.spec, inputs, attrs, &planned.ty, device, (before, len))
+            cuda::cached_attention(step.spec, inputs, attrs, &planned.ty, turn, (before, len))
         })?;
         let after = growth.after.get(layer).ok_or_else(lost)?;
         after.keys.fill(Ok(keys));
@@ -182,9 +179,9 @@ impl Run {
         Ok(value)
     }
 
-    fn follow(&self, turn: &mut Turn<'_>) -> Result<Vec<Option<Value>>, Error> {
+    fn follow(&self, turn: &Turn<'_>) -> Result<Vec<Option<Value>>, Error> {
         let Self { program, plan, .. } = self;
-        let fail = |e: candle_core::Error| Error::internal(format!("an input of the program: {}", said(&e)));
+        let fail = |e: candle_core::Error| cuda::failed("an input of the program", &e);
         let mut inputs: SmallVec<[Value; 4]> = SmallVec::with_capacity(self.inputs.len());
         for slot in &self.inputs {
             let value = slot.get()?;
@@ -195,9 +192,8 @@ impl Run {
         }
         let mut steps: Vec<Option<Value>> = vec![None; program.steps.len()];
         for (i, (step, planned)) in program.steps.iter().zip(&plan.steps).enumerate() {
-            self.control.check(std::time::Instant::now())?;
             let node = &program.description.nodes[step.node as usize];
-            let mut run = || {
+            let run = || {
                 let mut list: SmallVec<[&Value; 4]> = SmallVec::with_capacity(step.inputs.len());
                 for place in &step.inputs {
                     list.push(match *place {
@@ -208,14 +204,10 @@ impl Run {
                     });
                 }
                 let attrs = planned.attrs.as_deref().unwrap_or(&node.attrs);
-                let value = match step.spec.op {
-                    Op::CachedAttention => self.append(step, planned, &list, attrs, turn.device)?,
-                    _ => guard(step.spec, || {
-                        cuda::run(step.spec, &list, attrs, &planned.ty, turn.device)
-                    })?,
-                };
-                turn.step()?;
-                Ok(value)
+                match step.spec.op {
+                    Op::CachedAttention => self.append(step, planned, &list, attrs, turn),
+                    _ => guard(step.spec, || cuda::run(step.spec, &list, attrs, &planned.ty, turn)),
+                }
             };
             let value = run().map_err(|e| located(step.node as usize, node, e))?;
             steps[i] = Some(value);
@@ -237,7 +229,7 @@ fn whole(value: &Value) -> Result<Value, Error> {
         return Ok(value.clone());
     }
     let copy = tensor.force_contiguous();
-    let tensor = copy.map_err(|e| Error::internal(format!("an output of the program: {}", said(&e))))?;
+    let tensor = copy.map_err(|e| cuda::failed("an output of the program", &e))?;
     Ok(Value {
         tensor,
         range: value.range,

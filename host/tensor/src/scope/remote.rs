@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::{Scope, guard};
 use crate::budget::{Budget, Charge};
 use crate::cuda::{self, Executor, Remote, Slot, Value};
-use crate::tensor::{self, Elements, Owner, Tensor, row_major, said, shared_strides};
+use crate::tensor::{self, Elements, Owner, Tensor, row_major, shared_strides};
 
 impl Scope {
     /// Charges bytes; if they do not fit, waits first for the jobs sent before, which may give some back.
@@ -82,9 +82,7 @@ impl Scope {
                 go_on?;
                 let values = slots.iter().map(|slot| slot.get());
                 let values: SmallVec<[&Value; 4]> = values.collect::<Result<_, _>>()?;
-                let value = guard(spec, || cuda::run(spec, &values, &attrs, &out, turn.device))?;
-                turn.step()?;
-                Ok(value)
+                guard(spec, || cuda::run(spec, &values, &attrs, &out, turn))
             };
             filled.fill(run());
             drop(temporary);
@@ -115,7 +113,7 @@ impl Scope {
         };
         let charge = self.charge_behind(executor, copies)?;
         let bytes = executor.ask(&self.client(), move |_| {
-            let fail = |e: candle_core::Error| Error::internal(format!("reading: {}", said(&e)));
+            let fail = |e: candle_core::Error| cuda::failed("reading", &e);
             let value = slot.get()?;
             if count == 0 {
                 return Ok(Vec::new());

@@ -13,6 +13,14 @@ pub fn scope(limit: u64) -> (Scope, Arc<Budget>) {
     scope_on(&runtime(Device::Cpu), limit)
 }
 
+/// The device that tests of devices run on: the one that MAQUETTE_TEST_DEVICE names, such as `cuda:0`; else the processor by the same
+/// code.
+pub fn device() -> Device {
+    std::env::var("MAQUETTE_TEST_DEVICE").map_or(Device::Composed, |name| {
+        name.parse().unwrap_or_else(|e| panic!("MAQUETTE_TEST_DEVICE: {e}"))
+    })
+}
+
 pub fn runtime(device: Device) -> Arc<Runtime> {
     Runtime::on(device, RuntimeConfig::default()).unwrap_or_else(|e| panic!("{e}"))
 }

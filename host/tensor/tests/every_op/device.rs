@@ -8,7 +8,7 @@ use maquette_tensor::ops::{Attr, Code, DType, Dim, Op, OpId, OpSpec, table};
 use maquette_tensor::{Device, Runtime, WeightFile};
 use proptest::prelude::*;
 
-use crate::common::{Random, runtime, scope_on, upload};
+use crate::common::{Random, device, runtime, scope_on, upload};
 use crate::{check, example};
 
 /// Every op that the table gives devices, once each, on examples that a seed decides: how far off it is in which dtype, or
@@ -50,7 +50,7 @@ proptest! {
 
 #[test]
 fn an_op_that_devices_do_not_have_is_refused_eagerly_and_in_programs_with_what_to_do() {
-    let runtime = runtime(Device::Composed);
+    let runtime = runtime(device());
     let (scope, _) = scope_on(&runtime, 1 << 20);
     let mut seen = 0;
     for (i, spec) in table().iter().enumerate().filter(|(_, spec)| !spec.has_cuda()) {
@@ -104,7 +104,7 @@ fn an_op_that_devices_do_not_have_is_refused_eagerly_and_in_programs_with_what_t
 
 #[test]
 fn an_id_out_of_range_is_refused_by_the_first_read_and_does_no_harm() {
-    let runtime = runtime(Device::Composed);
+    let runtime = runtime(device());
     let (scope, _) = scope_on(&runtime, 1 << 20);
     let apply =
         |op: &str, inputs: &[&maquette_tensor::Tensor], attrs: &[Attr]| crate::common::apply(&scope, op, inputs, attrs);
@@ -143,13 +143,47 @@ fn an_id_out_of_range_is_refused_by_the_first_read_and_does_no_harm() {
     assert_eq!(crate::common::read(&scope, &row).data, [9.0, 10.0, 11.0]);
 }
 
+#[test]
+fn the_largest_byte_is_an_id_like_any_other() {
+    let (scope, _) = scope_on(&runtime(device()), 1 << 20);
+    let apply =
+        |op: &str, inputs: &[&maquette_tensor::Tensor], attrs: &[Attr]| crate::common::apply(&scope, op, inputs, attrs);
+    let table = upload(&scope, &crate::Plain::from_fn(&[256], |p| p[0] as f64), DType::F32);
+    let ids = upload(
+        &scope,
+        &crate::Plain::from_fn(&[2], |p| [254.0, 255.0][p[0]]),
+        DType::U8,
+    );
+    let src = upload(&scope, &crate::Plain::from_fn(&[2], |_| 1000.0), DType::F32);
+    let read = |tensor: &maquette_tensor::Tensor| crate::common::read(&scope, tensor).data;
+    let axis = [Attr::Int(0)];
+    for op in ["embedding/1", "index_select/1", "gather/1"] {
+        let table = match op {
+            "embedding/1" => apply("unsqueeze/1", &[&table], &[Attr::Int(1)]),
+            _ => table.clone(),
+        };
+        let attrs = if op == "embedding/1" { &[][..] } else { &axis };
+        assert_eq!(read(&apply(op, &[&table, &ids], attrs)), [254.0, 255.0], "{op}");
+    }
+    for (op, expected) in [
+        ("scatter/1", 1000.0),
+        ("scatter_add/1", 1255.0),
+        ("index_add/1", 1255.0),
+    ] {
+        assert_eq!(read(&apply(op, &[&table, &ids, &src], &axis))[255], expected, "{op}");
+    }
+}
+
 /// `MAQUETTE_TEST_DEVICE=cuda:0 every_op --ignored --nocapture on_a_device`: tests/gpu/run does.
 #[test]
 #[ignore = "needs MAQUETTE_TEST_DEVICE, and the device that it names"]
 fn every_op_on_a_device_printed() {
-    let device = std::env::var("MAQUETTE_TEST_DEVICE")
-        .unwrap_or_else(|_| panic!("MAQUETTE_TEST_DEVICE must name a device, such as cuda:0"));
-    let runtime = runtime(device.parse().unwrap());
+    assert!(
+        std::env::var("MAQUETTE_TEST_DEVICE").is_ok(),
+        "MAQUETTE_TEST_DEVICE must name a device, such as cuda:0"
+    );
+    let device = device();
+    let runtime = runtime(device);
     let rounds = 100;
     // In f32, and in any dtype: half floats are off by their last digit.
     let mut worst: BTreeMap<&str, [f64; 2]> = BTreeMap::new();

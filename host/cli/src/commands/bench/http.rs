@@ -38,7 +38,9 @@ pub(crate) fn measure(folder: &Path, effort: Effort) -> Result<Vec<Figure>> {
     let base = format!("http://{}", server.address());
     let client = Client::new(&base, Some(server.admin_token().to_owned()));
     client.put_blob(&Digest::of(&wasm), &component, &mut maquette_package::Silent)?;
-    client.publish("bench", &manifest(&wasm, ""), &["latest".to_owned()])?;
+    client
+        .publish("bench", &manifest(&wasm, ""), &["latest".to_owned()], true)
+        .map(drop)?;
     let request = load::request(PATH, server.admin_token(), r#"{"text":"hello"}"#);
 
     let rounds = effort.rounds(8);

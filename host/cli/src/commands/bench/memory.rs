@@ -72,7 +72,9 @@ fn register(data: &Path, versions: usize) -> Result<()> {
     );
     client.put_blob(&Digest::of(&wasm), &component, &mut maquette_package::Silent)?;
     for i in 0..versions {
-        client.publish("bench", &manifest(&wasm, &format!("number {i}")), &[])?;
+        client
+            .publish("bench", &manifest(&wasm, &format!("number {i}")), &[], true)
+            .map(drop)?;
     }
     runtime.block_on(server.stop());
     Ok(())

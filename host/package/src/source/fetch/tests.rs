@@ -550,11 +550,8 @@ fn weights_are_converted_after_they_were_verified_and_only_once() {
     assert_eq!(fetched.digest, Digest::of(&converted));
     assert!(converted.ends_with(b"abcdefgh") && converted[8..].starts_with(b"{\"__metadata__\""));
     assert_eq!(progress.ended, 2);
-    assert!(
-        progress.lines[0].ends_with(&fetched.digest.to_string()),
-        "{:?}",
-        progress.lines
-    );
+    let last = progress.lines.last().unwrap();
+    assert!(last.ends_with(&fetched.digest.to_string()), "{last}");
 
     // Known by the source's digest, pinned or not.
     entry.converted_sha256 = Some(fetched.digest);
@@ -574,7 +571,9 @@ fn weights_are_converted_after_they_were_verified_and_only_once() {
     entry.sha256 = Some(Digest::of(b"another"));
     let error = place.fetch_from(&server, &entry, &mut progress).unwrap_err();
     assert!(matches!(error, Error::Mismatch { .. }), "{error}");
-    assert_eq!(progress.lines.len(), 1);
+    // Beside what was said of fetching, which takes its time on a busy machine.
+    let said = progress.lines.iter().filter(|line| line.contains("converted from"));
+    assert_eq!(said.count(), 1, "{:?}", progress.lines);
 }
 
 #[test]
