@@ -164,8 +164,9 @@ fn check(name: &str, codes: &[&str], done: &Done) {
             .or(body["code"].as_str())
             .unwrap_or_default(),
     };
+    // Whoever ends badly every time is set aside after a while.
     assert!(
-        codes.contains(&code),
+        codes.contains(&code) || code == "quarantined",
         "{name}: {} {code} {}",
         done.status,
         String::from_utf8_lossy(&done.body[..done.body.len().min(400)])
