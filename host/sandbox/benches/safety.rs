@@ -116,7 +116,8 @@ fn measure() {
             open(folder.path(), &on, name, &wasm),
             open(folder.path(), &off, name, &wasm),
         );
-        (round(&both.0, calls), round(&both.1, calls));
+        round(&both.0, calls);
+        round(&both.1, calls);
         let rounds: Vec<_> = (0..ROUNDS)
             .map(|_| (round(&both.0, calls), round(&both.1, calls)))
             .collect();
