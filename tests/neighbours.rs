@@ -59,7 +59,7 @@ fn calls(client: &mut Client, path: &str, time: Duration) -> Calls {
 }
 
 #[test]
-fn a_good_plugin_is_served_beside_all_hostile_ones_as_if_alone() {
+fn a_good_plugin_waits_for_no_hostile_call_beside_it() {
     let time = Duration::from_secs(setting("MAQUETTE_SECONDS", 4) as u64);
     let folder = tempfile::tempdir().unwrap();
     let serve = Serve::start(&folder.path().join("data"), &[]);

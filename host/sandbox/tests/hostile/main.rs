@@ -57,7 +57,7 @@
 //! | 59 compiled code changed on disk | `a_tampered_cache_is_never_run_and_is_rebuilt` |
 //! | 60 a tag that moved | `host/package/src/blobs/tests.rs`: `bytes_with_another_digest_are_refused_and_leave_nothing`; versions are named by digest |
 //! | 61 a bomb for the compiler | `host/server/tests/publish.rs`: `a_component_that_wastes_the_compilers_time_is_refused`, `bombs.rs`: `bombs_are_refused_within_limits_and_the_next_publish_is_served` |
-//! | 62 a trap on every call | `a_version_that_traps_on_every_call_harms_no_neighbour`; `host/server/tests/quarantine.rs`; `tests/neighbours.rs`: `a_good_plugin_is_served_beside_all_hostile_ones_as_if_alone` |
+//! | 62 a trap on every call | `a_version_that_traps_on_every_call_harms_no_neighbour`; `host/server/tests/quarantine.rs`; `tests/neighbours.rs`: `a_good_plugin_waits_for_no_hostile_call_beside_it` |
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[path = "../common/mod.rs"]

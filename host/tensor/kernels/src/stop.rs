@@ -119,7 +119,7 @@ mod tests {
     use crate::parallel;
 
     /// Is up from the n-th look on.
-    pub(crate) struct After(pub(crate) AtomicUsize);
+    struct After(AtomicUsize);
 
     impl Signal for After {
         fn is_up(&self) -> bool {

@@ -89,7 +89,8 @@ impl OpSpec {
     #[inline]
     pub fn cost(&self, inputs: &[Operand<'_>], attrs: &[Attr], output: &Type<u32>) -> Cost {
         let mut cost = self.whole(inputs, attrs, output);
-        // What is large is computed piece by piece, and each piece is there twice until it is in its place.
+        // What is large is computed piece by piece, and each piece, of up to twice as many elements of up to 8 bytes, is there twice
+        // until it is in its place.
         let large = |ty: &Type<u32>| ty.elements() > 2 * PIECE as u64;
         if !cost.shares && (large(output) || inputs.iter().any(|input| large(input.ty))) {
             cost.temporary_bytes = cost.temporary_bytes.saturating_add(4 * PIECE as u64 * 8);
