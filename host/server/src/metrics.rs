@@ -2,7 +2,9 @@
 
 mod outside;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -51,6 +53,8 @@ fn latency() -> Histogram {
 pub(crate) struct Metrics {
     registry: Registry,
     calls: Family<CallLabels, Counter>,
+    /// How calls have ended, but well.
+    codes: Mutex<BTreeSet<&'static str>>,
     total: Family<VersionLabels, Histogram, fn() -> Histogram>,
     queue: Family<VersionLabels, Histogram, fn() -> Histogram>,
     device: Family<VersionLabels, Seconds>,
@@ -158,6 +162,7 @@ impl Metrics {
             registry,
             outside,
             calls,
+            codes: Mutex::default(),
             total,
             queue,
             device,
@@ -210,7 +215,22 @@ impl Metrics {
     /// A call was refused before it reached a lane.
     pub(crate) fn refused(&self, version: &VersionMetrics, code: &'static str) {
         let VersionLabels { model, version } = version.labels.clone();
+        self.codes.lock().unwrap_or_else(PoisonError::into_inner).insert(code);
         self.calls.get_or_create(&CallLabels { model, version, code }).inc();
+    }
+
+    /// Forgets the figures of a version that was removed, so that those who publish and remove leave nothing.
+    pub(crate) fn forget(&self, model: &str, version: &str) {
+        let (model, version) = (model.to_owned(), version.to_owned());
+        let codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for code in codes.into_iter().chain(["ok"]) {
+            let (model, version) = (model.clone(), version.clone());
+            self.calls.remove(&CallLabels { model, version, code });
+        }
+        let labels = VersionLabels { model, version };
+        self.total.remove(&labels);
+        self.queue.remove(&labels);
+        self.device.remove(&labels);
     }
 
     fn timed(&self, version: &VersionMetrics, queue_us: u64, compute_us: u64, total_us: u64) {
@@ -289,5 +309,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
+        metrics.forget("o/m", "ab");
+        let text = metrics.text(Now::default()).unwrap();
+        assert!(!text.contains("o/m"), "{text}");
     }
 }

@@ -290,6 +290,15 @@ impl Shelf {
             });
     }
 
+    /// Closes a version that was removed, and forgets its figures.
+    pub(crate) fn forget(&self, version: &Arc<Version>) {
+        version.slot.set(None);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| !Arc::ptr_eq(other, version));
+        drop(open);
+        self.metrics.forget(&version.model, &version.id.to_string());
+    }
+
     /// How many versions are open.
     pub(crate) fn len(&self) -> usize {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).len()

@@ -238,8 +238,12 @@ fn a_version_goes_only_if_nobody_relies_on_it() {
         "/v1/models/me/actor/aliases/stable",
         json!({"version": id}).to_string().as_bytes(),
     );
+    let figures = || host.get("/metrics").text();
+    let newest_id = second.json()["id"].as_str().unwrap().to_owned();
+    assert!(figures().contains(&newest_id));
     assert_eq!(host.send("DELETE", &newest, &[], b"").status, 202);
     assert_eq!(host.get(&newest).status, 404);
+    assert!(!figures().contains(&newest_id), "no figure is left of it");
     assert_eq!(
         host.get("/v1/models/me/actor").json()["latest_version"]["id"],
         id,

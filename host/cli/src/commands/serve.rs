@@ -86,6 +86,9 @@ pub(crate) struct Settings {
     /// Streams of predictions that may be open at once for each owner.
     #[arg(long, default_value_t = Config::default().streams_per_owner, value_name = "N")]
     streams_per_owner: usize,
+    /// Versions kept open at once; those that were called longest ago are closed first.
+    #[arg(long, default_value_t = Config::default().open_versions, value_name = "N")]
+    open_versions: usize,
     /// The largest request body, in MiB.
     #[arg(long, default_value_t = Config::default().max_body_bytes >> 20, value_name = "MIB")]
     max_body_mb: u64,
@@ -121,6 +124,7 @@ impl Settings {
             queue_limit: self.queue,
             connections: self.connections,
             streams_per_owner: self.streams_per_owner,
+            open_versions: self.open_versions,
             max_body_bytes: self.max_body_mb.saturating_mul(1 << 20),
             weight_budget: self.weight_budget_mb.saturating_mul(1 << 20),
             ..Config::default()

@@ -236,14 +236,14 @@ pub(crate) async fn remove_version(
     let (principal, snapshot) = app.authorize(&headers, Scope::Publish)?;
     let Path((owner, name, reference)) = path.map_err(|_| Problem::not_found("this version"))?;
     let model = own(&snapshot, &principal, &owner, &name)?;
-    let id = model
+    let version = model
         .resolve(Some(&reference))
-        .map(|version| version.id)
         .ok_or_else(|| Problem::not_found("this version"))?;
     // Calls that leave no row of their own are counted a moment later.
     flush(&app).await;
-    let removal = app.store.remove_version(model.name.to_string(), id).await;
+    let removal = app.store.remove_version(model.name.to_string(), version.id).await;
     removed(removal.map_err(Problem::internal)?, &principal, "this version")?;
+    app.shelf.forget(version);
     Ok(StatusCode::ACCEPTED.into_response())
 }
 

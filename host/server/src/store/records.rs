@@ -136,11 +136,11 @@ impl Store {
         self.readers.read(query).await
     }
 
-    /// The manifest of every version, to learn which blobs are in use.
-    pub(crate) async fn manifests(&self) -> Result<Vec<String>, StoreError> {
+    /// The manifest of every version and what was made of its component, to learn what is in use.
+    pub(crate) async fn kept(&self) -> Result<Vec<(String, String)>, StoreError> {
         let query = |c: &Connection| {
-            c.prepare("SELECT manifest FROM versions")?
-                .query_map([], |row| row.get(0))?
+            c.prepare("SELECT manifest, prepared FROM versions")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
         };
         self.readers.read(query).await
@@ -330,7 +330,7 @@ mod tests {
             ("{\"n\":2}", "{\"again\":true}")
         );
         assert!(store.version(VersionId([9; 32])).await.unwrap().is_none());
-        assert_eq!(store.manifests().await.unwrap().len(), 2);
+        assert_eq!(store.kept().await.unwrap().len(), 2);
         store.ping().await.unwrap();
     }
 
