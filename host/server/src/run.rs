@@ -18,6 +18,7 @@ use crate::predictions::billing::{self, Reserved};
 use crate::predictions::cache::{self, CacheKey, Kept};
 use crate::predictions::record::Cached;
 use crate::problem::Problem;
+use crate::quarantine::Quarantine;
 use crate::redact::Redactor;
 use crate::schema::FieldError;
 use crate::shelf::Ready;
@@ -46,10 +47,13 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// How a call ended and how long it had waited, or why it was not made.
+type Ended = (Result<Outcome, Arc<Quarantine>>, Duration);
+
 /// Where a call's outcome comes from.
 enum Origin {
     Lane {
-        outcome: oneshot::Receiver<(Outcome, Duration)>,
+        outcome: oneshot::Receiver<Ended>,
         reserved: Option<Reserved>,
         key: Option<CacheKey>,
     },
@@ -180,7 +184,7 @@ fn submit(
     ready: &Arc<Ready>,
     call: Call,
     redactor: Redactor,
-) -> Result<oneshot::Receiver<(Outcome, Duration)>, Problem> {
+) -> Result<oneshot::Receiver<Ended>, Problem> {
     let held: usize = call.input.len() + call.files.iter().map(|file| file.bytes.len()).sum::<usize>();
     let ticket = Ticket {
         tenant: Arc::clone(owner),
@@ -243,6 +247,15 @@ impl Running {
             billing::settle(&app.predictions.spend, reserved.as_ref(), 0);
             // The lanes dropped the job: it was cancelled while it waited, which only a stopping server does to one who waits.
             return Err(Problem::stopping());
+        };
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(why) => {
+                billing::settle(&app.predictions.spend, reserved.as_ref(), 0);
+                let problem = Problem::quarantined(&self.version.model, self.version.id, &why);
+                app.metrics.refused(&self.ready.metrics, problem.code());
+                return Err(problem);
+            }
         };
         let (queue_us, total_us) = (micros(waited), micros(self.started.elapsed()));
         let compute_us = outcome.report.compute_us;

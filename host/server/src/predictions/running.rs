@@ -127,6 +127,7 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
             return;
         }
         let outcome = on_lane.call(&store, &begins.key.0, call, redactor);
+        let outcome = outcome.unwrap_or_else(|why| on_lane.set_aside(&why));
         let _ = done.send((outcome, waited));
     });
     let taken = match admission {
