@@ -18,7 +18,7 @@ use crate::catalog::{Catalog, Snapshot};
 use crate::config::Config;
 use crate::engine::Sandboxes;
 use crate::files::Files;
-use crate::grant::{Offer, Present};
+use crate::grant::Offer;
 use crate::http::body::Memory;
 use crate::http::connections::Connections;
 use crate::http::streams::Streams;
@@ -122,7 +122,7 @@ impl App {
         let preparer = Arc::new(Preparer::new(config.prepare.clone(), cache));
         let offer = Offer {
             allowed: config.grant,
-            present: Present::here(!matches!(config.device, maquette_tensor::Device::Cuda(_))),
+            present: sandboxes.present(),
         };
         let shelf = Shelf::new(
             Arc::clone(&store),

@@ -66,7 +66,11 @@ pub struct Config {
     pub open_versions: usize,
     /// How long a version stays open that nobody calls.
     pub idle: Duration,
-    /// Memory for weights on the device, in bytes.
+    /// What all calls together may hold of the machine's memory, in bytes: linear memories, tensors, files and output. 0 stands for three
+    /// eighths of what the machine or the server's control group has, and for three quarters if tensors live on a GPU.
+    pub memory_bytes: u64,
+    /// Memory for weights on the device, in bytes; 0 stands for three eighths of what the machine or the server's control group has, on
+    /// a GPU for 8 GiB.
     pub weight_budget: u64,
     /// What one call may use at most, whatever its manifest asks for.
     pub grant: Grant,
@@ -129,7 +133,8 @@ impl Default for Config {
             queue_bytes: 512 << 20,
             open_versions: 256,
             idle: Duration::from_secs(600),
-            weight_budget: 8 << 30,
+            memory_bytes: 0,
+            weight_budget: 0,
             grant: Grant::default(),
             prepare: PrepareCommand::default(),
             publishes: 2,

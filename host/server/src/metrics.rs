@@ -72,6 +72,8 @@ struct Gauges {
     queued: Gauge,
     running: Gauge,
     weight_bytes: Gauge,
+    memory: Gauge,
+    memory_limit: Gauge,
     open: Gauge,
     models: Gauge,
     versions: Gauge,
@@ -88,6 +90,8 @@ pub(crate) struct Now {
     pub(crate) running: usize,
     /// Bytes of weights in memory.
     pub(crate) weight_bytes: u64,
+    /// Bytes of memory that calls share: what they hold, and what there is.
+    pub(crate) memory: (u64, u64),
     /// Versions kept open.
     pub(crate) open: usize,
     /// Models in the catalog.
@@ -147,6 +151,18 @@ impl Metrics {
             "Weights in memory",
             Unit::Bytes,
             gauges.weight_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "shared_call_memory",
+            "Memory that calls hold beyond the part that each is sure of",
+            Unit::Bytes,
+            gauges.memory.clone(),
+        );
+        registry.register_with_unit(
+            "shared_call_memory_limit",
+            "Memory that calls may hold together beyond the part that each is sure of",
+            Unit::Bytes,
+            gauges.memory_limit.clone(),
         );
         registry.register("open_guests", "Versions kept open", gauges.open.clone());
         registry.register("models", "Models published", gauges.models.clone());
@@ -259,11 +275,12 @@ impl Metrics {
     /// Everything as text.
     pub(crate) fn text(&self, now: Now) -> Result<String, std::fmt::Error> {
         let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        let bytes = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.gauges.queued, now.queued);
         set(&self.gauges.running, now.running);
-        self.gauges
-            .weight_bytes
-            .set(i64::try_from(now.weight_bytes).unwrap_or(i64::MAX));
+        bytes(&self.gauges.weight_bytes, now.weight_bytes);
+        bytes(&self.gauges.memory, now.memory.0);
+        bytes(&self.gauges.memory_limit, now.memory.1);
         set(&self.gauges.open, now.open);
         set(&self.gauges.models, now.models);
         set(&self.gauges.versions, now.versions);

@@ -114,6 +114,7 @@ impl Ready {
                 message: quarantined(&self.model, self.id, why),
                 detail: None,
                 broke: false,
+                crowded: false,
             }),
             report: Default::default(),
         }

@@ -92,8 +92,12 @@ pub(crate) struct Settings {
     /// The largest request body, in MiB.
     #[arg(long, default_value_t = Config::default().max_body_bytes >> 20, value_name = "MIB")]
     max_body_mb: u64,
-    /// Memory for weights on the device, in MiB.
-    #[arg(long, default_value_t = Config::default().weight_budget >> 20, value_name = "MIB")]
+    /// Memory that all calls together may hold, in MiB; three eighths of what the machine or the control group has unless given, three
+    /// quarters with a GPU.
+    #[arg(long, default_value_t = Config::default().memory_bytes >> 20, value_name = "MIB", hide_default_value = true)]
+    memory_mb: u64,
+    /// Memory for weights on the device, in MiB; three eighths of what the machine or the control group has unless given, 8 GiB on a GPU.
+    #[arg(long, default_value_t = Config::default().weight_budget >> 20, value_name = "MIB", hide_default_value = true)]
     weight_budget_mb: u64,
 }
 
@@ -126,6 +130,7 @@ impl Settings {
             streams_per_owner: self.streams_per_owner,
             open_versions: self.open_versions,
             max_body_bytes: self.max_body_mb.saturating_mul(1 << 20),
+            memory_bytes: self.memory_mb.saturating_mul(1 << 20),
             weight_budget: self.weight_budget_mb.saturating_mul(1 << 20),
             ..Config::default()
         }

@@ -20,7 +20,7 @@ use crate::ids;
 use crate::lanes::{Job as LaneJob, Ticket};
 use crate::problem::Problem;
 use crate::redact::Redactor;
-use crate::run::refused;
+use crate::run::{code, refused};
 use crate::shelf::Ready;
 use crate::store::ledger::{self, IdempotencyKey};
 use crate::store::{Store, now_ms};
@@ -109,6 +109,7 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
     };
     let hears = Arc::clone(live);
     let call = Call {
+        owner: Arc::clone(owner),
         input,
         files,
         seed: ids::seed(),
@@ -231,7 +232,7 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
                     succeeded(&app, &live, &mut row, output, placer, job.ready.iterator, job.key).await;
                 }
                 Err(failure) => {
-                    let code = failure.code.name();
+                    let code = code(&failure);
                     app.metrics
                         .failed(&job.ready.metrics, code, queue_us, row.took.compute_us, total_us);
                     match reason {
