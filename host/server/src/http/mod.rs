@@ -2,7 +2,7 @@
 
 mod account;
 pub(crate) mod body;
-mod cards;
+pub(crate) mod cards;
 mod collections;
 pub(crate) mod connections;
 mod deployments;
