@@ -571,3 +571,20 @@ fn an_output_whose_files_find_no_room_fails_in_words() {
         "{error}"
     );
 }
+
+#[test]
+fn a_run_whose_files_find_no_room_is_stopped_when_that_is_known() {
+    let host = Host::with(|c| c.files_per_owner_bytes = 1000);
+    // Left alone it would go on until its time is over, and fail because of that.
+    let made = album_of(&host, "stuck");
+    assert!(streamed(&host, &made, true).is_empty());
+    let ended = host
+        .get(&format!("/v1/predictions/{}", made["id"].as_str().unwrap()))
+        .json();
+    assert_eq!(ended["status"], "failed");
+    let error = ended["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("the output could not be kept: your files take all"),
+        "{error}"
+    );
+}
