@@ -83,7 +83,7 @@ pub(crate) struct Settings {
     /// Connections at once, streams included. When there are more, idle ones are closed; the others wait.
     #[arg(long, default_value_t = Config::default().connections, value_name = "N")]
     connections: usize,
-    /// Streams of predictions that may be open at once for each owner.
+    /// Streams of predictions and runs, and downloads, that may be open at once for each owner.
     #[arg(long, default_value_t = Config::default().streams_per_owner, value_name = "N")]
     streams_per_owner: usize,
     /// Versions kept open at once; those that were called longest ago are closed first.
