@@ -28,7 +28,7 @@ fn model(number: usize) -> Vec<u8> {
 
 #[test]
 fn versions_that_were_published_called_and_closed_leave_memory_where_it_was() {
-    let count = setting("MAQUETTE_VERSIONS", 100);
+    let count = setting("MAQUETTE_VERSIONS", 80);
     assert!((3 * OPEN..9000).contains(&count), "MAQUETTE_VERSIONS is 48 to 8999");
     let folder = tempfile::tempdir().unwrap();
     let serve = Serve::start(&folder.path().join("data"), &["--open-versions", &OPEN.to_string()]);
