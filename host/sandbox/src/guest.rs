@@ -103,7 +103,7 @@ impl Guest {
         let limit = Duration::from_millis(limits.timeout_ms);
         let deadline = started + call.timeout.map_or(limit, |timeout| timeout.min(limit));
 
-        let mut state = State::new(&guest.runtime, &guest.package, Phase::Load, deadline);
+        let mut state = State::new(&guest.runtime, &guest.package, &call.owner, Phase::Load, deadline);
         state.cancel = call.cancel;
         state.seed = call.seed;
         state.files = call.files;
@@ -119,6 +119,10 @@ impl Guest {
             Ok(Err(failure)) => Err(failure),
             Err((export, error)) => Err(trap::explain(&error, export, limits, &state.limiter, &logs)),
         };
+        let result = result.map_err(|failure| match state.share.refused() {
+            Some(full) => trap::crowded(failure, full),
+            None => failure,
+        });
         let stats = state
             .scope_if_any()
             .map(maquette_tensor::Scope::stats)

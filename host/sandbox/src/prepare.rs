@@ -292,7 +292,7 @@ impl Run {
         component: &Component,
     ) -> Result<Self, Error> {
         let deadline = Instant::now() + Duration::from_millis(package.limits.timeout_ms);
-        let state = State::new(runtime, package, Phase::Load, deadline);
+        let state = State::new(runtime, package, &package.owner, Phase::Load, deadline);
         let mut store = store::new(engine, state);
         let pre = engine.linker().instantiate_pre(component).map_err(|e| {
             Error::component(format!(
