@@ -128,13 +128,14 @@ fn ten_times_more_than_can_be_served_takes_nothing_from_what_is_served() {
     late.sort_unstable();
     println!(
         "at most {most:.0}/s ({before:.0} before, {after:.0} after); {:.0}/s offered ({:.1} times as many): {overloaded:.0}/s served \
-         = {:.1} %; {} refused, p50 {:.1?}, p99 {:.1?} (this thread itself is late by p50 {:.1?}, p99 {:.1?}); memory {memory} KiB before, {peak} at most, {rested} after",
+         = {:.1} %; {} refused, p50 {:.1?}, p99 {:.1?}, p99.9 {:.1?} (this thread itself is late by p50 {:.1?}, p99 {:.1?}); memory {memory} KiB before, {peak} at most, {rested} after",
         done.len() as f64 / time.as_secs_f64(),
         done.len() as f64 / time.as_secs_f64() / most,
         100.0 * overloaded / most,
         refused.len(),
         at_permille(&refused, 500),
         at_permille(&refused, 990),
+        at_permille(&refused, 999),
         at_permille(&late, 500),
         at_permille(&late, 990),
     );

@@ -18,6 +18,7 @@ use self::places::{Counts, Place, Runner, is_tight, place};
 use self::standing::Standing;
 use crate::admission::{Bounds, Decision, Load, decide};
 use crate::engine::{Cancel, STACK_BYTES};
+use crate::scheduling;
 
 pub(crate) use self::places::background;
 
@@ -167,8 +168,17 @@ pub(crate) struct Lanes {
 impl Lanes {
     /// Starts the threads, which stand back behind others by so much, as `nice` counts.
     pub(crate) fn start(bounds: Bounds, nice: i32) -> std::io::Result<Self> {
-        // Threads inherit how their maker stands: those that every call shares are made here, not by a call in the background.
-        maquette_tensor::start_threads();
+        // Threads inherit how their maker stands: those that every call shares are made here, neither by a thread that answers nor by a
+        // call in the background.
+        let shared = std::thread::spawn(|| {
+            scheduling::plain();
+            maquette_tensor::start_threads();
+        });
+        if shared.join().is_err() {
+            return Err(std::io::Error::other(
+                "the threads that kernels share could not be started",
+            ));
+        }
         let count = bounds.lanes + background(bounds.lanes);
         let state = State {
             tenants: HashMap::new(),

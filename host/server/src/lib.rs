@@ -32,6 +32,7 @@ mod quarantine;
 mod redact;
 mod registry;
 mod run;
+mod scheduling;
 pub mod schema;
 mod secrets;
 mod server;
@@ -44,6 +45,7 @@ use std::path::Path;
 
 pub use config::{Config, Grant, PrepareCommand};
 pub use prepare::prepare_main;
+pub use scheduling::prompt;
 pub use server::Server;
 pub use shutdown::stop_requested;
 

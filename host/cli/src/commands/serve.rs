@@ -172,6 +172,7 @@ pub(crate) fn run(args: &Args, ui: &mut Ui) -> Result<()> {
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .on_thread_start(maquette_server::prompt)
         .build()
         .map_err(|e| Failure::environment(format!("threads cannot be started: {e}")))
 }

@@ -5,30 +5,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use maquette_tensor::StoodBack;
-use rustix::process::{Pid, getpriority_process, setpriority_process};
+use rustix::process::Pid;
 
-/// The nice value of a thread that has stepped back: a 68th of the weight of one that has not.
-const LOWEST: i32 = 19;
-
-/// How long a thread goes on once the scheduler has chosen it, if it is not interrupted. Since Linux 6.12 whoever wakes up with a shorter
-/// slice interrupts it at once, and before that it is not looked at. So threads that answer, which have the system's few milliseconds,
-/// interrupt lanes; a lane interrupts those that have stepped back, and is not interrupted by them for as long as a short call takes.
-const SLICE: Duration = Duration::from_millis(20);
-
-/// As [`SLICE`], of a thread that has stepped back: the longest that there is.
-const SLICE_BACK: Duration = Duration::from_millis(100);
-
-/// The kernel's `sched_attr`, first version.
-#[repr(C)]
-struct Attributes {
-    size: u32,
-    policy: u32,
-    flags: u64,
-    nice: i32,
-    priority: u32,
-    slice: u64,
-    unused: [u64; 2],
-}
+use crate::scheduling::{self, BACK, LANE, LOWEST, stand};
 
 /// A thread that runs guests.
 #[derive(Clone, Debug)]
@@ -46,12 +25,7 @@ pub(super) struct Standing {
 impl Standing {
     /// Of the thread that calls it, which from now on stands back behind others by `nice`.
     pub(super) fn own(nice: i32) -> Self {
-        let thread = rustix::thread::gettid();
-        // Without a process, Linux takes the calling thread.
-        match getpriority_process(None) {
-            Ok(now) => stand(thread, (now + nice).clamp(-20, LOWEST), SLICE),
-            Err(error) => tracing::warn!("a lane's priority is not known, and stays as it is: {error}"),
-        }
+        scheduling::own(nice, LANE);
         let (alone, back) = (Arc::default(), Arc::default());
         maquette_tensor::alone_while(Arc::clone(&alone));
         maquette_tensor::processor_time_from(Arc::clone(&back));
@@ -62,7 +36,7 @@ impl Standing {
             tracing::warn!("a lane has no clock of its own: what it does in the background is not billed");
         }
         Self {
-            thread,
+            thread: rustix::thread::gettid(),
             alone,
             back,
             clock,
@@ -78,7 +52,7 @@ impl Standing {
             return;
         }
         // Not `SCHED_IDLE`: a thread that gets nothing at all on a busy machine also never gives back the locks that it holds.
-        stand(self.thread, LOWEST, SLICE_BACK);
+        stand(self.thread, LOWEST, BACK);
     }
 
     /// Whether it has stepped back.
@@ -108,26 +82,6 @@ impl Standing {
     /// Whether the kernels of its call leave the team to others.
     pub(super) fn alone(&self, alone: bool) {
         self.alone.store(alone, Ordering::Relaxed);
-    }
-}
-
-/// Tells the scheduler how a thread stands.
-fn stand(thread: Pid, nice: i32, slice: Duration) {
-    let attributes = Attributes {
-        size: size_of::<Attributes>() as u32,
-        policy: libc::SCHED_OTHER as u32,
-        flags: 0,
-        nice,
-        priority: 0,
-        slice: slice.as_nanos() as u64,
-        unused: [0; 2],
-    };
-    // SAFETY: it reads `attributes`, which is laid out as it expects and lives until it returns.
-    let status = unsafe { libc::syscall(libc::SYS_sched_setattr, thread.as_raw_pid(), &raw const attributes, 0) };
-    if status != 0
-        && let Err(error) = setpriority_process(Some(thread), nice)
-    {
-        tracing::debug!("a lane's priority stays as it is: {error}");
     }
 }
 

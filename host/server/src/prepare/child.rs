@@ -6,13 +6,19 @@ use std::process::ExitCode;
 
 use super::Answer;
 use crate::engine::{Parts, compiler, prepare};
+use crate::scheduling;
 
 /// The most that a server sends: paths and digests.
 const MAX_INPUT: u64 = 4 << 20;
 
+/// By how much a compiler stands back behind whoever serves, as `nice` counts: a third of the weight.
+const STANDS_BACK: i32 = 5;
+
 /// Reads a version's parts as JSON from standard input, compiles and loads the component into `cache`, and writes the result as
 /// JSON to standard output. `maquette prepare --cache FOLDER` does nothing else.
 pub fn prepare_main(cache: &Path) -> ExitCode {
+    // Calls are served beside it.
+    scheduling::own(STANDS_BACK, scheduling::LANE);
     let answer = match run(cache) {
         Ok(prepared) => Answer::Prepared(Box::new(prepared)),
         Err(error) => Answer::Error(error),

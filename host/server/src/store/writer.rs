@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::StoreError;
 use super::checkpoint::Checkpoints;
 use crate::catalog::{Catalog, Snapshot};
+use crate::scheduling;
 
 /// Changes that may wait; whoever brings more waits too.
 const QUEUE: usize = 1024;
@@ -41,7 +42,10 @@ impl Writer {
         let (changes, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write(&connection, checkpoints, &catalog, queue))?;
+            .spawn(move || {
+                scheduling::prompt();
+                write(&connection, checkpoints, &catalog, queue);
+            })?;
         Ok(Self {
             changes: Some(changes),
             thread: Some(thread),

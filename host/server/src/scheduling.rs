@@ -1,0 +1,96 @@
+//! How the kernel's scheduler sees a thread: how much of the processors it has beside others (nice), and how soon (slice).
+//!
+//! A slice is how long a thread goes on once it has been chosen, if it is not interrupted. Since Linux 6.12 whoever wakes up with a shorter
+//! one interrupts it at once, and before that it is not looked at; what a thread has in all does not depend on it. So threads that
+//! answer interrupt lanes, and a lane interrupts those that have stepped back.
+
+use std::time::Duration;
+
+use rustix::process::{Pid, getpriority_process, setpriority_process};
+
+/// The nice value of a thread that has stepped back: a 68th of the weight of one that has not.
+pub(crate) const LOWEST: i32 = 19;
+
+/// Of threads that answer, and of the one that writes: they have little to do, and somebody waits for it.
+const PROMPT: Duration = Duration::from_micros(200);
+
+/// Of lanes: as long as a short call takes.
+pub(crate) const LANE: Duration = Duration::from_millis(20);
+
+/// Of lanes that have stepped back: the longest that there is.
+pub(crate) const BACK: Duration = Duration::from_millis(100);
+
+/// The system's own.
+const PLAIN: Duration = Duration::ZERO;
+
+/// The kernel's `sched_attr`, first version.
+#[repr(C)]
+struct Attributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    slice: u64,
+    unused: [u64; 2],
+}
+
+/// The calling thread answers somebody: what it does is short, and is done as soon as it wakes up.
+pub fn prompt() {
+    own(0, PROMPT);
+}
+
+/// The calling thread works as any other, whoever has started it.
+pub(crate) fn plain() {
+    own(0, PLAIN);
+}
+
+/// The calling thread stands back behind where it stood by `nice`, and has slices of this length.
+pub(crate) fn own(nice: i32, slice: Duration) {
+    // Without a process, Linux takes the calling thread.
+    match getpriority_process(None) {
+        Ok(now) => stand(rustix::thread::gettid(), (now + nice).clamp(-20, LOWEST), slice),
+        Err(error) => tracing::warn!("a thread's priority is not known, and stays as it is: {error}"),
+    }
+}
+
+/// Tells the scheduler how a thread stands.
+pub(crate) fn stand(thread: Pid, nice: i32, slice: Duration) {
+    let attributes = Attributes {
+        size: size_of::<Attributes>() as u32,
+        policy: libc::SCHED_OTHER as u32,
+        flags: 0,
+        nice,
+        priority: 0,
+        slice: slice.as_nanos() as u64,
+        unused: [0; 2],
+    };
+    // SAFETY: it reads `attributes`, which is laid out as it expects and lives until it returns.
+    let status = unsafe { libc::syscall(libc::SYS_sched_setattr, thread.as_raw_pid(), &raw const attributes, 0) };
+    if status != 0
+        && let Err(error) = setpriority_process(Some(thread), nice)
+    {
+        tracing::debug!("a thread's priority stays as it is: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_thread_stands_where_it_was_told_to_and_what_it_starts_stands_beside_it_until_told_otherwise() {
+        let nice = || getpriority_process(None).unwrap();
+        let before = nice();
+        let (lane, started) = thread::spawn(move || {
+            own(2, LANE);
+            (nice(), thread::spawn(move || (nice(), plain(), nice())).join().unwrap())
+        })
+        .join()
+        .unwrap();
+        let lower = (before + 2).min(LOWEST);
+        assert_eq!((lane, started), (lower, (lower, (), lower)), "it was {before}");
+        assert_eq!(nice(), before, "who starts a lane stands where it stood");
+    }
+}
