@@ -291,8 +291,8 @@ impl Run {
         package: &Arc<Package>,
         component: &Component,
     ) -> Result<Self, Error> {
-        let deadline = Instant::now() + Duration::from_millis(package.limits.timeout_ms);
-        let state = State::new(runtime, package, Phase::Load, deadline);
+        let allowed = Duration::from_millis(package.limits.timeout_ms);
+        let state = State::new(runtime, package, Phase::Load, Instant::now(), allowed);
         let mut store = store::new(engine, state);
         let pre = engine.linker().instantiate_pre(component).map_err(|e| {
             Error::component(format!(
@@ -369,6 +369,6 @@ impl Run {
 fn failed(store: &wasmtime::Store<State>, error: &wasmtime::Error, export: &str) -> Error {
     let state = store.data();
     let (logs, _) = state.log.take();
-    let failure = trap::explain(error, export, &state.package.limits, &state.limiter, &logs);
+    let failure = trap::explain(error, export, state, &logs);
     Error::component(format!("`{export}` failed: {}", failure.message)).with_detail(failure.detail)
 }

@@ -39,7 +39,7 @@
 //! | 38 an op that a device has no memory for | as case 26; `host/tensor/tests/gpu.rs`: `a_gpu_whose_memory_is_all_in_use_refuses_and_goes_on` |
 //! | 39, 40 what kernels panic on | `host/tensor/tests/hostile.rs`: `no_op_crashes_on_any_shapes_dtypes_or_attributes`, `no_op_of_images_crashes_on_any_sizes`, `division_by_zero_and_not_a_number_never_crash`, `ids_past_the_rows_are_the_callers_fault` |
 //! | 41 a flood of ops | `a_flood_of_small_ops_is_counted_and_ends_at_the_deadline` |
-//! | 42 a caller who leaves | `a_cancelled_call_stops_within_a_tick_or_so`; `host/tensor/tests/hostile.rs`: `nothing_starts_after_the_deadline_or_a_cancel`; one op: `an_op_that_takes_long_is_left_at_the_deadline`, `host/tensor/tests/stops.rs` |
+//! | 42 a caller who leaves | `a_cancelled_call_stops_within_a_tick_or_so`; `host/tensor/tests/hostile.rs`: `nothing_starts_after_the_deadline_or_a_cancel`; one op: `an_op_that_takes_long_is_left_at_the_deadline_and_the_caller_is_told_so_whatever_the_guest_does_then`, `an_op_that_is_left_because_the_caller_left_is_a_cancelled_call_whatever_the_guest_does_then`; `host/tensor/tests/stops.rs` |
 //! | 43 another tenant's memory | `a_pattern_that_a_call_leaves_in_its_memory_is_in_no_later_call`; `host/tensor/tests/leaks.rs` |
 //! | 44 a flood of output | `a_flood_of_standard_output_is_dropped_and_counted`, `a_log_flood_is_bounded_and_counted`, `streamed_items_are_bounded_in_bytes_and_in_number`, `output_files_are_bounded_together`, `a_flood_of_metrics_keeps_32_and_notes_the_rest_within_the_log` |
 //! | 45 forged log lines | `a_forged_log_line_or_an_escape_sequence_is_tamed_wherever_it_comes_from`, `a_name_in_a_backtrace_is_cut_and_cannot_drive_a_terminal` |

@@ -142,6 +142,57 @@ fn a_recursion_through_the_host_is_stopped() {
     assert!(detail.contains("cannot leave component instance"), "{detail}");
 }
 
+#[test]
+fn a_call_that_was_given_less_time_is_told_how_much_it_had() {
+    let host = Host::new();
+    let body = "(func $predict (param i32 i32) (result i32) (loop $l (br $l)) unreachable)";
+    let guest = host.open(&fixtures::component("", body));
+    for (given, had) in [(40, 40), (9000, 300)] {
+        let call = Call {
+            input: "{}".into(),
+            timeout: Some(Duration::from_millis(given)),
+            ..Call::default()
+        };
+        let failure = call_with(&guest, call).result.unwrap_err();
+        let message = format!("`predict` did not end within {had} ms");
+        assert_eq!((failure.code, failure.message), (Code::Timeout, message));
+    }
+    well(&host);
+}
+
+#[test]
+fn a_guest_that_breaks_when_it_is_told_that_its_caller_left_is_a_cancelled_call() {
+    // The first item cancels the call; the second is refused.
+    let imports = r#"(import "maquette:model/run@0.1.0" "emit" (func $emit (param i32 i32 i32)))"#;
+    let error = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store8 (i32.const 36) (i32.const 7)) (i32.const 32)";
+    let host = Host::new();
+    for end in ["unreachable", error] {
+        let body = format!(
+            r#"(func $predict (param i32 i32) (result i32)
+            (call $emit (i32.const 4096) (i32.const 1) (i32.const 5000))
+            (call $emit (i32.const 4096) (i32.const 1) (i32.const 5000))
+            {end})
+          (data (i32.const 4096) "7")"#
+        );
+        let guest = host.open(&fixtures::component(imports, &body));
+        let cancel = Cancel::default();
+        let remote = cancel.clone();
+        let call = Call {
+            input: "{}".into(),
+            cancel,
+            events: Some(Box::new(move |_| remote.cancel())),
+            ..Call::default()
+        };
+        let failure = call_with(&guest, call).result.unwrap_err();
+        assert_eq!(
+            (failure.code, failure.message.as_str(), failure.broke),
+            (Code::Cancelled, "the call was cancelled", false),
+            "{end}"
+        );
+    }
+    well(&host);
+}
+
 /// Cancels a call that would go on for a minute, and looks how soon it ends.
 fn cancelled(imports: &str, body: &str) {
     let host = Host::new();
