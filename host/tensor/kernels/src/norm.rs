@@ -44,18 +44,39 @@ pub fn softmax(x: &[f32], width: usize, out: &mut [f32]) {
 
 /// A row that takes long, in parts: each could be stopped after.
 fn softmax_long(x: &[f32], out: &mut [f32]) {
-    let parts = || x.chunks(LONG).inspect(|part| spend(part.len() as u64 / 2));
-    let most = parts()
-        .map(largest)
-        .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-    let mut total = 0.0_f64;
-    for (x, out) in parts().zip(out.chunks_mut(LONG)) {
-        total += f64::from(exps(x, most, out));
-    }
+    let (_, total) = all_exps(x, out);
     for out in out.chunks_mut(LONG) {
         spend(out.len() as u64 / 2);
         scale(out, (1.0 / total) as f32);
     }
+}
+
+/// `x - log(sum(exp(x)))` of each row of `width` elements.
+///
+/// # Panics
+/// If `out` is not as long as `x`.
+pub fn log_softmax(x: &[f32], width: usize, out: &mut [f32]) {
+    each_row(x, out, width, 0.6, |x, out| {
+        let (most, total) = all_exps(x, out);
+        let log = total.ln() as f32;
+        for (x, out) in parts(x).zip(out.chunks_mut(LONG)) {
+            shift(x, most, log, out);
+        }
+    });
+}
+
+/// Parts of a row, each counted before it is taken.
+fn parts(x: &[f32]) -> impl Iterator<Item = &[f32]> {
+    x.chunks(LONG).inspect(|part| spend(part.len() as u64 / 2))
+}
+
+/// `exp(x - largest)` of a row; the largest element and the sum.
+fn all_exps(x: &[f32], out: &mut [f32]) -> (f32, f64) {
+    let most = parts(x)
+        .map(largest)
+        .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+    let sums = parts(x).zip(out.chunks_mut(LONG));
+    (most, sums.map(|(x, out)| f64::from(exps(x, most, out))).sum())
 }
 
 multiversion! {
@@ -74,6 +95,12 @@ multiversion! {
 multiversion! {
     fn scale(out: &mut [f32], factor: f32) {
         out.iter_mut().for_each(|y| *y *= factor);
+    }
+}
+
+multiversion! {
+    fn shift(x: &[f32], most: f32, log: f32, out: &mut [f32]) {
+        out.iter_mut().zip(x).for_each(|(y, x)| *y = (x - most) - log);
     }
 }
 

@@ -14,8 +14,10 @@ const PART: usize = 64 << 10;
 /// If x is not a whole number of rows for each output, of at least an element.
 pub fn logsumexp(x: &[f32], out: &mut [f32]) {
     each_row(x, out, 3, |row| {
-        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if row.iter().any(|x| x.is_nan()) {
+        let largest = parts(row)
+            .map(|part| part.iter().copied().fold(f32::NEG_INFINITY, f32::max))
+            .fold(f32::NEG_INFINITY, f32::max);
+        if parts(row).any(|part| part.iter().any(|x| x.is_nan())) {
             return f32::NAN;
         }
         if largest.is_infinite() {
@@ -100,10 +102,19 @@ fn each_row(x: &[f32], out: &mut [f32], nanoseconds: u64, row: impl Fn(&[f32]) -
     });
 }
 
+/// Parts of a row, each counted before it is taken.
+fn parts(row: &[f32]) -> impl Iterator<Item = &[f32]> {
+    row.chunks(PART).inspect(|part| spend(part.len() as u64))
+}
+
 /// The sum over a row of what each part of it adds up to.
 fn by_parts(row: &[f32], sum: impl Fn(&[f32]) -> f64) -> f64 {
-    let parts = row.chunks(PART).inspect(|part| spend(part.len() as u64));
-    parts.map(sum).sum()
+    parts(row).map(sum).sum()
+}
+
+/// The sum of all elements.
+pub fn total(x: &[f32]) -> f64 {
+    by_parts(x, sum)
 }
 
 /// Sums that are kept apart, so that the loop becomes vectors.

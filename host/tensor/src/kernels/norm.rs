@@ -1,8 +1,8 @@
 //! Softmax and normalisations: along the last dimension with kernels of ours, half floats in f32.
 
-use candle_core::{D, DType as Candle, Device, Tensor};
+use candle_core::{DType as Candle, Device, Tensor};
 use maquette_kernels::norm;
-use maquette_ops::Error;
+use maquette_ops::{Error, Op};
 
 use super::dense::elements;
 use super::{Kernel, Result, pieces, widened};
@@ -13,10 +13,6 @@ pub(super) fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> 
         Candle::F16 | Candle::BF16 => pieces::cast(&op(&pieces::cast(x, Candle::F32)?)?, x.dtype()),
         _ => op(x),
     }
-}
-
-pub(super) fn log_softmax(x: &Tensor, axis: usize) -> Result<Tensor> {
-    in_f32(x, |x| Ok(candle_nn::ops::log_softmax(x, axis)?))
 }
 
 impl Kernel<'_> {
@@ -31,12 +27,17 @@ impl Kernel<'_> {
         })
     }
 
-    pub(super) fn softmax(&self, x: &Tensor, axis: usize) -> Result<Tensor> {
-        if axis + 1 != x.rank() {
-            return in_f32(x, |x| Ok(candle_nn::ops::softmax(x, axis)?));
+    pub(super) fn softmax(&self, op: Op, x: &Tensor, axis: usize) -> Result<Tensor> {
+        let last = x.rank() - 1;
+        if axis != last {
+            let turned = self.softmax(op, &x.transpose(axis, last)?, last)?;
+            return pieces::contiguous(&turned.transpose(axis, last)?);
         }
-        let width = x.dim(D::Minus1)?;
-        self.rows(x, |x, out| norm::softmax(x, width, out))
+        let width = x.dim(axis)?;
+        self.rows(x, |x, out| match op {
+            Op::Softmax => norm::softmax(x, width, out),
+            _ => norm::log_softmax(x, width, out),
+        })
     }
 
     pub(super) fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
