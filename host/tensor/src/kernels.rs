@@ -193,7 +193,7 @@ impl Kernel<'_> {
             Op::Ceil => x.ceil()?,
             Op::Round => x.round()?,
             Op::Sign => x.sign()?,
-            Op::Cast => x.to_dtype(candle_dtype(self.out.dtype))?,
+            Op::Cast => pieces::cast(x, candle_dtype(self.out.dtype))?,
             Op::Sum | Op::Mean | Op::Max | Op::Min => self.reduce(op, x)?,
             Op::Argmax => self.shaped(dense(x)?.argmax(self.axis(0, x.rank())?)?)?,
             Op::Argmin => self.shaped(dense(x)?.argmin(self.axis(0, x.rank())?)?)?,

@@ -154,7 +154,6 @@ fn is_elementwise(op: Op) -> bool {
             | Op::Ceil
             | Op::Round
             | Op::Sign
-            | Op::Cast
     )
 }
 
@@ -252,7 +251,7 @@ impl Kernel<'_> {
             let axes: SmallVec<[usize; 8]> = (0..x.rank()).collect();
             let mut sum = empty(&to, x.dtype())?;
             each(x, &mut |piece| {
-                let part = integers::sum(piece, &axes, &to)?;
+                let part = integers::sum(&piece.contiguous()?, &axes, &to)?;
                 sum = integers::binary(Op::Add, &sum, &part, &to)?;
                 Ok(())
             })?;
