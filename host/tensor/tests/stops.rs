@@ -236,6 +236,14 @@ fn long_ops() -> Vec<Box<dyn Fn(&Maker) -> Long>> {
         Box::new(|m| long("log_softmax/1", vec![m.floats(&[24 * M, 2])], vec![Attr::Int(0)])),
         Box::new(|m| long("softmax/1", vec![m.floats(&[3, 16 * M, 1])], vec![Attr::Int(1)])),
         Box::new(|m| {
+            let x = m.floats(&[32 * M]);
+            long("layer_norm/1", vec![x.clone(), x.clone(), x], vec![])
+        }),
+        Box::new(|m| {
+            let x = m.floats(&[32 * M]);
+            long("rms_norm/1", vec![x.clone(), x], vec![])
+        }),
+        Box::new(|m| {
             long(
                 "conv_transpose1d/1",
                 vec![m.floats(&[1, 1, 8 * M]), m.floats(&[1, 1, 64])],
@@ -502,6 +510,46 @@ fn what_is_reduced_in_pieces_to_one_number_is_what_it_is_as_a_whole() {
         read(&m.scope, &apply(&m.scope, "argmax/1", &[&x], &[Attr::Int(0)])).data,
         [300_000.0]
     );
+}
+
+#[test]
+fn long_rows_agree_with_float64() {
+    let m = Maker::new();
+    let x = m.floats(&[2, 700_001]);
+    let (weight, bias) = (m.floats(&[700_001]), m.floats(&[700_001]));
+    let attrs = [Attr::Float(1e-5)];
+    let norm = apply(&m.scope, "layer_norm/1", &[&x, &weight, &bias], &attrs);
+    let scale = apply(&m.scope, "rms_norm/1", &[&x, &weight], &attrs);
+    let log = apply(&m.scope, "log_softmax/1", &[&x], &[]);
+    // Along the other dimension of what is the same, turned.
+    let turned = m.view("transpose/1", &x, &[0, 1]);
+    let down = apply(&m.scope, "log_softmax/1", &[&turned], &[Attr::Int(0)]);
+    assert_eq!(down.shape(), [700_001, 2]);
+    assert!(bytes(&m, &m.view("transpose/1", &down, &[0, 1])) == bytes(&m, &log));
+    let plain = |x: &Tensor| read(&m.scope, x).data;
+    let (weight, bias) = (plain(&weight), plain(&bias));
+    let found = [plain(&norm), plain(&scale), plain(&log)];
+    for (row, x) in plain(&x).chunks(700_001).enumerate() {
+        let mean_of = |f: &dyn Fn(f64) -> f64| x.iter().map(|x| f(*x)).sum::<f64>() / x.len() as f64;
+        let mean = mean_of(&|x| x);
+        let deviation = (mean_of(&|x| (x - mean).powi(2)) + 1e-5).sqrt();
+        let root = (mean_of(&|x| x * x) + 1e-5).sqrt();
+        let sum = (mean_of(&f64::exp) * x.len() as f64).ln();
+        for (i, x) in x.iter().enumerate().step_by(97) {
+            let expected = [
+                (x - mean) / deviation * weight[i] + bias[i],
+                x / root * weight[i],
+                x - sum,
+            ];
+            for (found, expected) in found.iter().zip(expected) {
+                let found = found[row * 700_001 + i];
+                assert!(
+                    (found - expected).abs() <= 2e-6 * expected.abs().max(1.0),
+                    "{i}: {found} is not {expected}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -34,8 +34,8 @@ pub fn logsumexp(x: &[f32], out: &mut [f32]) {
 /// If x is not a whole number of rows for each output, of at least an element.
 pub fn variance(x: &[f32], unbiased: bool, out: &mut [f32]) {
     each_row(x, out, 3, |row| {
-        let mean = by_parts(row, sum) / row.len() as f64;
-        (by_parts(row, |part| squares(part, mean)) / (row.len() as f64 - f64::from(u8::from(unbiased)))) as f32
+        let mean = total(row) / row.len() as f64;
+        (total_of_squares(row, mean) / (row.len() as f64 - f64::from(u8::from(unbiased)))) as f32
     });
 }
 
@@ -58,7 +58,7 @@ pub fn l2_normalize(x: &[f32], [outer, len, inner]: [usize; 3], eps: f64, out: &
         for (i, to) in part.chunks_exact_mut(unit).enumerate() {
             let from = &x[(first + i) * unit..][..unit];
             if inner == 1 {
-                let factor = 1.0 / by_parts(from, |part| squares(part, 0.0)).sqrt().max(eps);
+                let factor = 1.0 / total_of_squares(from, 0.0).sqrt().max(eps);
                 to.iter_mut()
                     .zip(from)
                     .for_each(|(y, x)| *y = (f64::from(*x) * factor) as f32);
@@ -115,6 +115,11 @@ fn by_parts(row: &[f32], sum: impl Fn(&[f32]) -> f64) -> f64 {
 /// The sum of all elements.
 pub fn total(x: &[f32]) -> f64 {
     by_parts(x, sum)
+}
+
+/// The sum of all squared distances from a number.
+pub fn total_of_squares(x: &[f32], from: f64) -> f64 {
+    by_parts(x, |part| squares(part, from))
 }
 
 /// Sums that are kept apart, so that the loop becomes vectors.

@@ -5,7 +5,8 @@ use maquette_kernels::norm;
 use maquette_ops::{Error, Op};
 
 use super::dense::elements;
-use super::{Kernel, Result, pieces, widened};
+use super::slices::{Dense, Read};
+use super::{Kernel, Result, pieces};
 
 /// Half floats widened for an op that adds up many of them.
 pub(super) fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
@@ -41,16 +42,16 @@ impl Kernel<'_> {
     }
 
     pub(super) fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
-        let weight = widened(weight)?.contiguous()?.to_vec1::<f32>()?;
-        let bias = match bias {
-            Some(bias) => Some(widened(bias)?.contiguous()?.to_vec1::<f32>()?),
-            None => None,
-        };
-        self.rows(x, |x, out| norm::layer_norm(x, &weight, bias.as_deref(), eps, out))
+        let (weight, bias) = (Dense::wide(weight)?, bias.map(Dense::wide).transpose()?);
+        let (weight, bias) = (weight.read(), bias.as_ref().map(Dense::read));
+        let (weight, bias) = (weight.f32()?, bias.as_ref().map(Read::f32).transpose()?);
+        self.rows(x, |x, out| norm::layer_norm(x, weight, bias, eps, out))
     }
 
     pub(super) fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-        let weight = widened(weight)?.contiguous()?.to_vec1::<f32>()?;
-        self.rows(x, |x, out| norm::rms_norm(x, &weight, eps, out))
+        let weight = Dense::wide(weight)?;
+        let weight = weight.read();
+        let weight = weight.f32()?;
+        self.rows(x, |x, out| norm::rms_norm(x, weight, eps, out))
     }
 }
