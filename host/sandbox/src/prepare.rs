@@ -20,7 +20,7 @@ use crate::call::LogLine;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::imports::{MAX_COMPONENT_BYTES, check_imports};
-use crate::limits::Limits;
+use crate::limits::{Limits, MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS, MAX_TABLES};
 use crate::snapshot;
 use crate::state::{Asset, Package, Phase, State};
 use crate::store;
@@ -264,8 +264,7 @@ pub(crate) fn open_package(runtime: &Runtime, parts: &Parts) -> Result<Package, 
 }
 
 fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, Error> {
-    snapshot::compile(engine.wasmtime(), wasm)
-        .map_err(|e| Error::component(format!("the component does not compile: {e:#}")))
+    snapshot::compile(engine.wasmtime(), wasm).map_err(|e| uncompilable(&e))
 }
 
 fn precompile(engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Vec<u8>> {
@@ -273,7 +272,20 @@ fn precompile(engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Vec<u8>> {
 }
 
 fn plain(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, Error> {
-    precompile(engine, wasm).map_err(|e| Error::component(format!("the component does not compile: {e:#}")))
+    precompile(engine, wasm).map_err(|e| uncompilable(&e))
+}
+
+/// Why the compiler refuses a component.
+fn uncompilable(error: &wasmtime::Error) -> Error {
+    let cause = format!("{error:#}").replace('\n', ": ");
+    Error::component(if cause.contains("pooling allocator") {
+        format!(
+            "the component takes more than a sandbox has, which is {MAX_INSTANCES} core instances, {MAX_MEMORIES} memories of up to \
+             {MAX_MEMORY_BYTES} bytes, {MAX_TABLES} tables of {MAX_TABLE_ELEMENTS} elements, one for each core module: {cause}"
+        )
+    } else {
+        format!("the component does not compile: {cause}")
+    })
 }
 
 /// A sandbox in which `describe` and `load` run.

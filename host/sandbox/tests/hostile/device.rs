@@ -5,8 +5,9 @@ use std::time::Duration;
 use maquette_fixtures as fixtures;
 use maquette_sandbox::{Call, Cancel, Code, Limits};
 
-use crate::common::hostile::{TENSORS, well};
-use crate::common::{Host, call, call_with, limits};
+use crate::common::Host;
+use crate::common::hostile::{TENSORS, ended};
+use crate::{patient, predict};
 
 /// Room for the largest op of these tests, and time for it.
 const WIDE: Limits = Limits {
@@ -42,26 +43,17 @@ fn a_flood_of_small_ops_is_counted_and_ends_at_the_deadline() {
         )
     };
     let host = Host::new();
-    let slow = Limits {
-        timeout_ms: 20_000,
-        ..limits()
-    };
-    let wasm = fixtures::component(&imports, &ops("(i32.lt_u (local.get $i) (i32.const 10000))"));
-    let outcome = call(&host.try_open(&host.parts(&wasm, slow)).unwrap().0, "{}");
+    let outcome = patient(&host, &imports, &ops("(i32.lt_u (local.get $i) (i32.const 10000))"));
     assert_eq!(outcome.result.unwrap().json, "{}");
     assert_eq!((outcome.report.ops, outcome.report.tensor_bytes), (10_000, 2));
-    let outcome = call(&host.open(&fixtures::component(&imports, &ops("(i32.const 1)"))), "{}");
-    let failure = outcome.result.unwrap_err();
+    let (failure, report) = predict(&host, &imports, &ops("(i32.const 1)"));
     assert_eq!(
         (failure.code, failure.message.as_str()),
         (Code::Timeout, "`predict` did not end within 300 ms")
     );
-    assert!(
-        outcome.report.ops > 0 && outcome.report.tensor_bytes == 2,
-        "{:?}",
-        outcome.report
-    );
-    well(&host);
+    let detail = failure.detail.unwrap();
+    assert!(detail.starts_with("cause: the deadline passed\n"), "{detail}");
+    assert!(report.ops > 0 && report.tensor_bytes == 2, "{report:?}");
 }
 
 /// A guest that multiplies `[16384, 256]` by `[256, 16384]`, of the same 16 MiB: 137 GFLOP into a gibibyte, a second or more. Then it
@@ -79,6 +71,13 @@ fn multiplying(end: &str) -> Vec<u8> {
       (data (i32.const 4096) "\00\40\00\00\00\01\00\00\00\01\00\00\00\40\00\00") (data (i32.const 4400) "matmul/1")
       (data (i32.const 4420) "out of luck")"#;
     fixtures::component(&format!("{TENSORS}{OPS}"), &guest.replace("END", end))
+}
+
+fn input() -> Call {
+    Call {
+        input: "{}".into(),
+        ..Call::default()
+    }
 }
 
 /// Ways to end after an op was left, and what the contributor is told of each.
@@ -109,7 +108,8 @@ fn an_op_that_takes_long_is_left_at_the_deadline_and_the_caller_is_told_so_whate
         // On a machine that is loaded the first of these may be over before the op begins.
         let begun = [200, 1000, 5000].into_iter().any(|timeout_ms| {
             let brief = Limits { timeout_ms, ..WIDE };
-            let outcome = call(&host.try_open(&host.parts(&wasm, brief)).unwrap().0, "{}");
+            let guest = host.try_open(&host.parts(&wasm, brief)).unwrap().0;
+            let outcome = ended(&host, &guest, input());
             // It was left, and did not end.
             assert_eq!(outcome.report.ops, 0, "{:?}", outcome.report);
             let begun = outcome.report.tensor_bytes > 1 << 30;
@@ -126,7 +126,6 @@ fn an_op_that_takes_long_is_left_at_the_deadline_and_the_caller_is_told_so_whate
             begun
         });
         assert!(begun, "the op did not begin");
-        well(&host);
     }
 }
 
@@ -141,12 +140,7 @@ fn an_op_that_is_left_because_the_caller_left_is_a_cancelled_call_whatever_the_g
             std::thread::sleep(Duration::from_millis(100));
             remote.cancel();
         });
-        let call = Call {
-            input: "{}".into(),
-            cancel,
-            ..Call::default()
-        };
-        let outcome = call_with(&guest, call);
+        let outcome = ended(&host, &guest, Call { cancel, ..input() });
         assert_eq!(outcome.report.ops, 0, "{:?}", outcome.report);
         let failure = outcome.result.unwrap_err();
         assert_eq!(
@@ -154,6 +148,5 @@ fn an_op_that_is_left_because_the_caller_left_is_a_cancelled_call_whatever_the_g
             (Code::Cancelled, "the call was cancelled", false),
             "{end}"
         );
-        well(&host);
     }
 }
