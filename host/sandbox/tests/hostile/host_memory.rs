@@ -13,7 +13,7 @@ fn tensors_are_refused_beyond_the_budget_and_the_guest_may_go_on() {
     let size = r#"(data (i32.const 4096) "\00\00\01\00")"#;
     let outcome = patient(&Host::new(), TENSORS, &(until_refused(step) + size));
     assert_eq!(outcome.report.tensor_bytes, limits().tensor_bytes, "to the last byte");
-    assert_eq!(passed_on(outcome), beyond(65_536, 1 << 20));
+    assert_eq!(passed_on(outcome), beyond("u8[65536]: ", 65_536, 1 << 20));
     // Whoever gives one back may have another.
     let body = format!(
         "(func $predict (param $p i32) (param $n i32) (result i32)
@@ -103,9 +103,9 @@ fn until_refused(step: &str) -> String {
 }
 
 /// The refusal of bytes of tensors and caches beyond the tests' limits.
-fn beyond(needed: u64, used: u64) -> (Code, String) {
+fn beyond(place: &str, needed: u64, used: u64) -> (Code, String) {
     let message = format!(
-        "{needed} bytes of tensors are needed; {used} of 1048576 are in use: drop tensors, use smaller batches, or ask for more in [limits]"
+        "{place}{needed} bytes of tensors are needed; {used} of 1048576 are in use: drop tensors, use smaller batches, or ask for more in [limits]"
     );
     (Code::Quota, message)
 }
@@ -157,7 +157,7 @@ fn a_flood_of_caches_or_forks_is_paid_for() {
         (1 << 20) / (1024 * 24) + 1,
         "a list of 24 bytes for each layer"
     );
-    assert_eq!(passed_on(outcome), beyond(24_576, 42 * 24_576));
+    assert_eq!(passed_on(outcome), beyond("", 24_576, 42 * 24_576));
     let fork = format!("(if (i32.eq (local.get $i) (i32.const 1)) (then {create} (i32.store (i32.const 4300) (i32.load (i32.const 5004)))))
       (call $fork (i32.load (i32.const 4300)) (i32.const 5000))");
     let outcome = patient(&Host::new(), CACHES, &until_refused(&fork));
@@ -166,7 +166,7 @@ fn a_flood_of_caches_or_forks_is_paid_for() {
         "{:?}",
         outcome.report
     );
-    assert_eq!(passed_on(outcome), beyond(24_576, 42 * 24_576));
+    assert_eq!(passed_on(outcome), beyond("", 24_576, 42 * 24_576));
 }
 
 const PROGRAMS: &str = r#"
