@@ -157,7 +157,7 @@ fn a_flood_of_caches_or_forks_is_paid_for() {
         (1 << 20) / (1024 * 24) + 1,
         "a list of 24 bytes for each layer"
     );
-    assert_eq!(passed_on(outcome), beyond("", 24_576, 42 * 24_576));
+    assert_eq!(passed_on(outcome), beyond("the cache: ", 24_576, 42 * 24_576));
     let fork = format!("(if (i32.eq (local.get $i) (i32.const 1)) (then {create} (i32.store (i32.const 4300) (i32.load (i32.const 5004)))))
       (call $fork (i32.load (i32.const 4300)) (i32.const 5000))");
     let outcome = patient(&Host::new(), CACHES, &until_refused(&fork));
@@ -166,7 +166,10 @@ fn a_flood_of_caches_or_forks_is_paid_for() {
         "{:?}",
         outcome.report
     );
-    assert_eq!(passed_on(outcome), beyond("", 24_576, 42 * 24_576));
+    assert_eq!(
+        passed_on(outcome),
+        beyond("the fork of the cache: ", 24_576, 42 * 24_576)
+    );
 }
 
 const PROGRAMS: &str = r#"
