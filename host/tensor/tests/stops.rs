@@ -231,6 +231,11 @@ fn long_ops() -> Vec<Box<dyn Fn(&Maker) -> Long>> {
         Box::new(|m| long("sum/1", vec![m.zeros(&[32 * M], DType::I64)], vec![])),
         Box::new(|m| long("argmax/1", vec![m.floats(&[1, 64 * M])], vec![Attr::Int(1)])),
         Box::new(|m| long("argmin/1", vec![m.floats(&[64 * M, 1])], vec![Attr::Int(0)])),
+        Box::new(|m| long("sample/1", vec![m.floats(&[16 * M])], vec![])),
+        Box::new(|m| {
+            let attrs = vec![Attr::Float(0.7), Attr::Int(1000), Attr::Float(0.9)];
+            long("sample/1", vec![m.cast(&m.floats(&[8 * M]), DType::F16)], attrs)
+        }),
         Box::new(|m| long("logsumexp/1", vec![m.floats(&[1, 64 * M])], vec![Attr::Int(1)])),
         Box::new(|m| long("log_softmax/1", vec![m.floats(&[1, 48 * M])], vec![])),
         Box::new(|m| long("log_softmax/1", vec![m.floats(&[24 * M, 2])], vec![Attr::Int(0)])),
