@@ -81,6 +81,49 @@ pub fn streamer() -> Vec<u8> {
     maquette_fixtures::component_with_schemas(IMPORTS, &format!("{predict}{COMMON}"), INPUT, output)
 }
 
+/// How long [`holder`] holds what it has taken, in milliseconds.
+pub const HOLDS_MS: u64 = 3000;
+
+/// Takes as many MiB as the digits say: `h` and `m` of linear memory, `t` and `u` of tensors. `h` and `t` hold them for a while. Returns
+/// its input; where it gets no memory it traps, and where it gets no tensor it says so itself.
+pub fn holder() -> Vec<u8> {
+    let predict = r#"
+  (data (i32.const 4096) "\00\04\00\00\01\00\00\00\00\04\00\00") (data (i32.const 4112) "matmul/1")
+  (data (i32.const 4128) "the guest says no")
+  (func $vector (param $shape i32) (result i32)
+    (call $upload (i32.const 0) (local.get $shape) (i32.const 2) (i32.const 8192) (i32.const 4096) (i32.const 5000))
+    (if (i32.load8_u (i32.const 5000)) (then unreachable))
+    (i32.load (i32.const 5004)))
+  (func $predict (param $p i32) (param $n i32) (result i32) (local $do i32) (local $left i32) (local $op i32) (local $ret i32)
+    (local.set $do (i32.load8_u offset=6 (local.get $p)))
+    (local.set $left (call $number (local.get $p)))
+    (if (i32.lt_u (local.get $do) (i32.const 110))
+      (then
+        (if (i32.lt_s (memory.grow (i32.mul (local.get $left) (i32.const 16))) (i32.const 0)) (then unreachable)))
+      (else
+        (i32.store (i32.const 4300) (call $vector (i32.const 4096)))
+        (i32.store (i32.const 4304) (call $vector (i32.const 4100)))
+        (call $resolve (i32.const 4112) (i32.const 8) (i32.const 5000))
+        (local.set $op (i32.load (i32.const 5004)))
+        (loop $more
+          (call $apply (local.get $op) (i32.const 4300) (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 5000))
+          (if (i32.load8_u (i32.const 5000)) (then
+            (local.set $ret (call $alloc (i32.const 16)))
+            (i32.store (local.get $ret) (i32.const 1))
+            (i32.store8 offset=4 (local.get $ret) (i32.const 4))
+            (i32.store offset=8 (local.get $ret) (i32.const 4128))
+            (i32.store offset=12 (local.get $ret) (i32.const 17))
+            (return (local.get $ret))))
+          (local.set $left (i32.sub (local.get $left) (i32.const 4)))
+          (br_if $more (i32.gt_s (local.get $left) (i32.const 0))))))
+    (if (i32.or (i32.eq (local.get $do) (i32.const 104)) (i32.eq (local.get $do) (i32.const 116))) (then
+      (call $spend (i64.const HOLDS_MS))))
+    (call $ok (local.get $p) (local.get $n)))"#;
+    let predict = predict.replace("HOLDS_MS", &HOLDS_MS.to_string());
+    let imports = format!("{IMPORTS}{TENSORS}");
+    maquette_fixtures::component_with_schemas(&imports, &format!("{predict}{COMMON}"), INPUT, "{}")
+}
+
 const TENSORS: &str = r#"
   (import "maquette:model/tensors@0.1.0" "[static]tensor.from-bytes" (func $upload (param i32 i32 i32 i32 i32 i32)))
   (import "maquette:model/tensors@0.1.0" "[resource-drop]tensor" (func $drop (param i32)))

@@ -91,22 +91,8 @@ impl Serve {
 
     /// Publishes a component as `me/NAME`; the version's id.
     pub fn publish(&self, name: &str, component: &[u8], timeout_ms: u64) -> String {
-        let digest = Digest::of(component).to_string();
-        let mut client = self.client();
-        let sent = client
-            .send("PUT", &format!("/v1/blobs/{digest}"), &[], component)
-            .unwrap();
-        assert!(matches!(sent.status, 200 | 201), "{sent:?}");
-        let manifest = json!({
-            "schema": 1, "name": name, "version": "1.0.0", "limits": {"timeout_ms": timeout_ms},
-            "component": {"sha256": digest, "size": component.len()},
-        });
-        let path = format!("/v1/models/me/{name}/versions");
-        let reply = client
-            .post(&path, &json!({"manifest": manifest, "aliases": ["latest"]}))
-            .unwrap();
-        assert_eq!(reply.status, 201, "{reply:?}");
-        reply.json()["id"].as_str().unwrap().to_owned()
+        let limits = json!({"timeout_ms": timeout_ms});
+        publish(&mut self.client(), name, "1.0.0", component, &limits)
     }
 
     /// Makes a token for an owner who calls.
@@ -134,4 +120,23 @@ impl Drop for Serve {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Publishes a component as a release of `me/NAME`; the version's id.
+pub fn publish(client: &mut Client, name: &str, number: &str, component: &[u8], limits: &Value) -> String {
+    let digest = Digest::of(component).to_string();
+    let sent = client
+        .send("PUT", &format!("/v1/blobs/{digest}"), &[], component)
+        .unwrap();
+    assert!(matches!(sent.status, 200 | 201), "{sent:?}");
+    let manifest = json!({
+        "schema": 1, "name": name, "version": number, "limits": limits,
+        "component": {"sha256": digest, "size": component.len()},
+    });
+    let path = format!("/v1/models/me/{name}/versions");
+    let reply = client
+        .post(&path, &json!({"manifest": manifest, "aliases": ["latest"]}))
+        .unwrap();
+    assert_eq!(reply.status, 201, "{reply:?}");
+    reply.json()["id"].as_str().unwrap().to_owned()
 }

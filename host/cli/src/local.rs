@@ -10,7 +10,7 @@ use maquette_package::blobs::BlobStore;
 use maquette_package::version::{Blob, VersionManifest};
 use maquette_package::{Digest, Package};
 use maquette_sandbox::{
-    Call, Cancel, Code, Engine, EngineConfig, Event, Guest, Limits, Load, OutputFile, Part, Parts, Prepared, Report,
+    Call, Code, Engine, EngineConfig, Event, Guest, Limits, Load, OutputFile, Part, Parts, Prepared, Report,
     STACK_BYTES, files, prepare,
 };
 use maquette_server::Grant;
@@ -154,6 +154,7 @@ impl Host {
         let settings = RuntimeConfig {
             weight_budget: WEIGHT_BUDGET,
             program_capacity: PROGRAMS,
+            ..RuntimeConfig::default()
         };
         let runtime = Runtime::on(device, settings)
             .map_err(|e| Failure::environment(format!("the tensor runtime cannot start: {}", e.message)))?;
@@ -283,8 +284,8 @@ impl Model {
             files: sent,
             seed: how.seed,
             timeout: how.timeout,
-            cancel: Cancel::default(),
             events: how.events,
+            ..Call::default()
         };
         let outcome = on_big_stack(|| self.guest.call(call))?;
         let made = match outcome.result {

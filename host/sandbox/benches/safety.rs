@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use maquette_fixtures::component;
 use maquette_sandbox::{Call, Engine, EngineConfig, Guest, Limits, Part, Parts, STACK_BYTES, prepare};
-use maquette_tensor::{Budget, Runtime, RuntimeConfig};
+use maquette_tensor::{Budget, Memory, Runtime, RuntimeConfig};
 
 const ROUNDS: usize = 41;
 
@@ -129,7 +129,7 @@ fn measure() {
             us(|r| r.1)
         );
     }
-    let budget = Budget::new(1 << 30);
+    let budget = Budget::under(Memory::unlimited().share(&"".into()), 1 << 30);
     let charge = || {
         let started = cpu();
         (0..OPS).for_each(|_| drop(std::hint::black_box(budget.charge(1).unwrap())));

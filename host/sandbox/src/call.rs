@@ -29,6 +29,8 @@ pub struct OutputFile {
 /// One call of [`crate::Guest::call`].
 #[derive(Default)]
 pub struct Call {
+    /// Whose call it is: owners share the machine's memory fairly.
+    pub owner: Arc<str>,
     /// A JSON object, valid under the model's input schema, defaults filled in.
     pub input: String,
     /// The files that the input refers to.
@@ -131,8 +133,10 @@ pub struct Failure {
     /// For the contributor: the guest's own words and a symbolised backtrace.
     pub detail: Option<String>,
     /// Whether the guest broke: a trap, an exit, a broken rule of the contract, or the end of its memory or stack. Its own errors, its
-    /// deadline, a cancel and what the host refuses of its output are not that.
+    /// deadline, a cancel, what the host refuses of its output and memory that the machine has no room for are not that.
     pub broke: bool,
+    /// Whether it had to fail because other calls hold the memory that it needed: the same call may succeed later.
+    pub crowded: bool,
 }
 
 impl Failure {
@@ -142,6 +146,7 @@ impl Failure {
             message: message.into(),
             detail: None,
             broke: false,
+            crowded: false,
         }
     }
 }

@@ -107,7 +107,14 @@ impl Guest {
         let limit = Duration::from_millis(limits.timeout_ms);
         let allowed = call.timeout.map_or(limit, |timeout| timeout.min(limit));
 
-        let mut state = State::new(&guest.runtime, &guest.package, Phase::Load, started, allowed);
+        let mut state = State::new(
+            &guest.runtime,
+            &guest.package,
+            &call.owner,
+            Phase::Load,
+            started,
+            allowed,
+        );
         state.cancel = call.cancel;
         state.seed = call.seed;
         state.files = call.files;
@@ -123,6 +130,10 @@ impl Guest {
             Ok(Err((export, error))) => Err(trap::said(error, export, &state)),
             Err((export, error)) => Err(trap::explain(&error, export, &state, &logs)),
         };
+        let result = result.map_err(|failure| match state.share.refused() {
+            Some(full) => trap::crowded(failure, full),
+            None => failure,
+        });
         let stats = state
             .scope_if_any()
             .map(maquette_tensor::Scope::stats)

@@ -1,5 +1,8 @@
 //! What one call may use, and the limiter that holds a store's memories and tables to one common total.
 
+use std::sync::Arc;
+
+use maquette_tensor::Share;
 use serde::{Deserialize, Serialize};
 use wasmtime::{ResourceLimiter, Result};
 
@@ -57,17 +60,20 @@ pub(crate) struct Limiter {
     limit: usize,
     used: usize,
     peak: usize,
+    /// The call's share of the machine's memory; it has what the peak needs.
+    share: Arc<Share>,
     /// The growth that was refused last, so that a trap that follows can be explained.
     pub(crate) refused: Option<usize>,
 }
 
 impl Limiter {
-    pub(crate) fn new(limit: u64) -> Self {
+    pub(crate) fn new(limit: u64, share: Arc<Share>) -> Self {
         let limit = usize::try_from(limit.min(MAX_MEMORY_BYTES)).unwrap_or(usize::MAX);
         Self {
             limit,
             used: 0,
             peak: 0,
+            share,
             refused: None,
         }
     }
@@ -82,8 +88,13 @@ impl Limiter {
             self.refused = Some(wanted);
             return false;
         }
+        if wanted > self.peak {
+            if self.share.take((wanted - self.peak) as u64).is_err() {
+                return false;
+            }
+            self.peak = wanted;
+        }
         self.used = wanted;
-        self.peak = self.peak.max(wanted);
         true
     }
 }
@@ -114,15 +125,28 @@ impl ResourceLimiter for Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use maquette_tensor::Memory;
 
     #[test]
     fn the_sum_of_all_memories_is_limited_not_each_one() {
-        let mut limiter = Limiter::new(100);
+        let mut limiter = Limiter::new(100, Memory::unlimited().share(&"".into()));
         assert!(limiter.grow(0, 60));
         assert!(limiter.grow(0, 40));
         assert!(!limiter.grow(40, 41));
         assert!(limiter.grow(60, 10), "shrinking gives back");
         assert!(limiter.grow(40, 90));
         assert_eq!(limiter.peak(), 100);
+    }
+
+    #[test]
+    fn growth_that_the_machine_has_no_room_for_is_refused_and_is_not_the_guests_limit() {
+        let memory = Memory::new(400, 1);
+        let mut limiter = Limiter::new(1000, memory.share(&"".into()));
+        assert!(limiter.grow(0, 200));
+        assert!(!limiter.grow(200, 300));
+        assert!(limiter.refused.is_none() && limiter.share.refused().is_some());
+        assert!(limiter.grow(200, 250), "less still fits");
+        drop(limiter);
+        assert_eq!(memory.held(), 0);
     }
 }

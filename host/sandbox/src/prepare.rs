@@ -304,7 +304,7 @@ impl Run {
         component: &Component,
     ) -> Result<Self, Error> {
         let allowed = Duration::from_millis(package.limits.timeout_ms);
-        let state = State::new(runtime, package, Phase::Load, Instant::now(), allowed);
+        let state = State::new(runtime, package, &package.owner, Phase::Load, Instant::now(), allowed);
         let mut store = store::new(engine, state);
         let pre = engine.linker().instantiate_pre(component).map_err(|e| {
             Error::component(format!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use maquette_tensor::ops::{self, Code};
-use maquette_tensor::{Budget, Control, KvCache, Program, Runtime, Scope, Tensor, WeightFile};
+use maquette_tensor::{Budget, Control, KvCache, Program, Runtime, Scope, Share, Tensor, WeightFile};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -82,6 +82,10 @@ pub(crate) struct Draft {
 /// The data of a sandbox's store.
 pub(crate) struct State {
     pub(crate) limiter: Limiter,
+    /// What the call holds of the machine's memory.
+    pub(crate) share: Arc<Share>,
+    /// What files and output have taken of it.
+    kept: u64,
     pub(crate) phase: Phase,
     pub(crate) deadline: Instant,
     /// The time that there was until the deadline.
@@ -115,16 +119,21 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// A sandbox that began at some time and may go on for as long as it is allowed.
+    /// The state of a call of `owner`, or of what prepares a component, that began at some time and may go on for as long as it is
+    /// allowed.
     pub(crate) fn new(
         runtime: &Arc<Runtime>,
         package: &Arc<Package>,
+        owner: &Arc<str>,
         phase: Phase,
         started: Instant,
         allowed: Duration,
     ) -> Self {
+        let share = runtime.memory().share(owner);
         Self {
-            limiter: Limiter::new(package.limits.memory_bytes),
+            limiter: Limiter::new(package.limits.memory_bytes, Arc::clone(&share)),
+            share,
+            kept: 0,
             phase,
             deadline: started + allowed,
             allowed,
@@ -169,7 +178,7 @@ impl State {
     #[inline]
     pub(crate) fn scope(&mut self) -> &Scope {
         self.scope.get_or_insert_with(|| {
-            let budget = self.runtime.budget(self.package.limits.tensor_bytes);
+            let budget = self.runtime.budget(self.package.limits.tensor_bytes, &self.share);
             self.budget = Some(Arc::clone(&budget));
             let control = Control {
                 deadline: Some(self.deadline),
@@ -182,6 +191,14 @@ impl State {
     /// The tensor world if one was made.
     pub(crate) fn scope_if_any(&self) -> Option<&Scope> {
         self.scope.as_ref()
+    }
+
+    /// Makes sure that the machine has room for files and output of so many bytes together.
+    pub(crate) fn keep(&mut self, bytes: u64) -> Result<(), ops::Error> {
+        let more = bytes.saturating_sub(self.kept);
+        self.share.take(more)?;
+        self.kept += more;
+        Ok(())
     }
 
     /// Adds a line to the log, and tells it as it comes.

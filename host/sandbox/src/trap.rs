@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use maquette_tensor::Full;
 use maquette_tensor::ops::Code;
 use wasmtime::{Trap, WasmBacktrace};
 
@@ -58,6 +59,22 @@ pub(crate) fn explain(error: &wasmtime::Error, export: &str, state: &State, logs
         message,
         detail: Some(detail(error, logs)),
         broke,
+        crowded: false,
+    }
+}
+
+/// The failure of a call that was refused memory because the machine has no room: that is why, whatever the guest made of it. Its own
+/// words go into the detail.
+pub(crate) fn crowded(failure: Failure, full: Full) -> Failure {
+    if matches!(failure.code, Code::InvalidInput | Code::Timeout | Code::Cancelled) {
+        return failure;
+    }
+    Failure {
+        code: Code::Quota,
+        message: full.to_string(),
+        detail: failure.detail.or(Some(failure.message)),
+        broke: false,
+        crowded: full.by_others(),
     }
 }
 

@@ -18,10 +18,11 @@ use crate::catalog::{Catalog, Snapshot};
 use crate::config::Config;
 use crate::engine::Sandboxes;
 use crate::files::Files;
-use crate::grant::{Offer, Present};
+use crate::grant::Offer;
 use crate::http::body::Memory;
 use crate::http::connections::Connections;
 use crate::http::streams::Streams;
+use crate::http::uploads::Uploads;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
@@ -38,9 +39,6 @@ use crate::webhooks::Deliveries;
 
 /// The admin token's file name inside the data folder, and its id in the catalog.
 const TOKEN_FILE: &str = "admin.token";
-
-/// Uploads at once; each may hold a few pieces of a body in memory.
-const UPLOADS: usize = 32;
 
 /// What requests share.
 pub(crate) struct App {
@@ -64,7 +62,8 @@ pub(crate) struct App {
     /// Memory for bodies being read and parsed.
     pub(crate) memory: Memory,
     pub(crate) publishes: Semaphore,
-    pub(crate) uploads: Arc<Semaphore>,
+    /// Those that may be on their way.
+    pub(crate) uploads: Uploads,
     /// Those that may be open.
     pub(crate) connections: Arc<Connections>,
     /// Those that may be open.
@@ -122,7 +121,7 @@ impl App {
         let preparer = Arc::new(Preparer::new(config.prepare.clone(), cache));
         let offer = Offer {
             allowed: config.grant,
-            present: Present::here(!matches!(config.device, maquette_tensor::Device::Cuda(_))),
+            present: sandboxes.present(),
         };
         let shelf = Shelf::new(
             Arc::clone(&store),
@@ -167,7 +166,7 @@ impl App {
             files,
             deliveries,
             publishes: Semaphore::new(config.publishes.max(1)),
-            uploads: Arc::new(Semaphore::new(UPLOADS)),
+            uploads: Uploads::new(),
             connections: Connections::new(config.connections.max(1)),
             streams: Streams::new(config.connections, config.streams_per_owner),
             stopping: AtomicBool::new(false),

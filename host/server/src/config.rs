@@ -30,10 +30,12 @@ pub struct Config {
     pub body_memory_bytes: u64,
     /// How long a client may take to send a request's head, and to send a body (a blob: between two pieces of it).
     pub read_timeout: Duration,
+    /// How slowly a large body may come and a large reply be read, in bytes a second, beyond the first while of twice the time above.
+    pub slowest: u64,
     /// Connections at once. When there are more, those that have sent no request for longest are closed; the others wait.
     pub connections: usize,
-    /// Streams of predictions that may be open at once for each owner. All owners' together take three quarters of the connections at
-    /// most.
+    /// Streams of predictions and runs, and downloads of files, that may be open at once for each owner. All owners' together take three
+    /// quarters of the connections at most.
     pub streams_per_owner: usize,
     /// Calls that run at once, each on a thread of its own; 0 stands for the number of processors.
     pub lanes: usize,
@@ -66,7 +68,11 @@ pub struct Config {
     pub open_versions: usize,
     /// How long a version stays open that nobody calls.
     pub idle: Duration,
-    /// Memory for weights on the device, in bytes.
+    /// What all calls together may hold of the machine's memory, in bytes: linear memories, tensors, files and output. 0 stands for three
+    /// eighths of what the machine or the server's control group has, and for three quarters if tensors live on a GPU.
+    pub memory_bytes: u64,
+    /// Memory for weights on the device, in bytes; 0 stands for three eighths of what the machine or the server's control group has, on
+    /// a GPU for 8 GiB.
     pub weight_budget: u64,
     /// What one call may use at most, whatever its manifest asks for.
     pub grant: Grant,
@@ -112,6 +118,7 @@ impl Default for Config {
             max_blob_bytes: 64 << 30,
             body_memory_bytes: 2 << 30,
             read_timeout: Duration::from_secs(30),
+            slowest: 16 << 10,
             connections: 8192,
             streams_per_owner: 2048,
             lanes: 0,
@@ -129,7 +136,8 @@ impl Default for Config {
             queue_bytes: 512 << 20,
             open_versions: 256,
             idle: Duration::from_secs(600),
-            weight_budget: 8 << 30,
+            memory_bytes: 0,
+            weight_budget: 0,
             grant: Grant::default(),
             prepare: PrepareCommand::default(),
             publishes: 2,

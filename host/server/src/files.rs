@@ -16,7 +16,6 @@ use crate::StartError;
 use crate::config::Config;
 use crate::http::body::Memory;
 use crate::ids;
-use crate::keyed::Keyed;
 use crate::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::problem::Problem;
@@ -30,9 +29,6 @@ const FOLDER: &str = "files";
 
 /// Expired files removed in one transaction.
 const SWEEP: usize = 500;
-
-/// Uploads at once of one owner.
-const UPLOADS_EACH: usize = 8;
 
 /// What is said of a file before it is kept.
 #[derive(Debug)]
@@ -61,8 +57,6 @@ pub(crate) struct Files {
     memory: Memory,
     metrics: Arc<Metrics>,
     limits: Limits,
-    /// Places for uploads, by owner.
-    pub(crate) uploads: Arc<Keyed>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,7 +91,6 @@ impl Files {
             output_ttl: config.output_ttl,
             public_url: config.public_url.clone(),
         };
-        let uploads = Arc::new(Keyed::new(UPLOADS_EACH));
         Ok(Self {
             disk,
             store,
@@ -106,7 +99,6 @@ impl Files {
             memory,
             metrics,
             limits,
-            uploads,
         })
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::config::Grant;
 use crate::engine::{Limits, MAX_MEMORY_BYTES};
 
-/// What the machine has of that which versions ask for, in bytes; nothing where nobody knows.
+/// What the server has of that which versions ask for, in bytes; nothing where nobody knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Present {
     /// For the guests' linear memories.
@@ -23,25 +23,15 @@ pub(crate) struct Present {
 }
 
 impl Present {
-    /// What this machine has; tensors share its memory unless they live on a device of their own, of whose memory nothing is known
-    /// before it is used up.
-    pub(crate) fn here(tensors_in_memory: bool) -> Self {
-        let all = std::fs::read_to_string("/proc/meminfo")
-            .ok()
-            .and_then(|text| total(&text));
+    /// What one call can have on this server of the machine's memory. Tensors share it, unless they live on a device of their own, of
+    /// whose memory nothing is known before it is used up.
+    pub(crate) fn new(memory_bytes: u64, tensors_in_memory: bool) -> Self {
         Self {
             // A sandbox has address space for so much, whatever the machine has.
-            memory_bytes: Some(all.unwrap_or(u64::MAX).min(MAX_MEMORY_BYTES)),
-            tensor_bytes: all.filter(|_| tensors_in_memory),
+            memory_bytes: Some(memory_bytes.min(MAX_MEMORY_BYTES)),
+            tensor_bytes: tensors_in_memory.then_some(memory_bytes),
         }
     }
-}
-
-/// The memory of a machine, in bytes, as Linux tells it.
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 /// What versions can get on this server.
@@ -236,20 +226,6 @@ mod tests {
         let granted = grant(&Asked::default(), &Offer::default());
         let json = serde_json::to_string(&granted).unwrap();
         assert_eq!(serde_json::from_str::<Granted>(&json).unwrap(), granted);
-    }
-
-    #[test]
-    fn a_machines_memory_is_read_as_linux_tells_it() {
-        let text = "MemTotal:       16384 kB\nMemFree:  1 kB\n";
-        assert_eq!(total(text), Some(16 << 20));
-        for bad in [
-            "",
-            "MemTotal: x kB",
-            "MemTotal: 5 MB",
-            "MemTotal: 99999999999999999999 kB",
-        ] {
-            assert_eq!(total(bad), None, "{bad}");
-        }
     }
 
     #[test]

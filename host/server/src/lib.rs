@@ -19,6 +19,7 @@ mod http;
 mod ids;
 mod keyed;
 mod lanes;
+mod machine;
 mod metrics;
 mod names;
 mod openapi;

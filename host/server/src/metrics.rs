@@ -2,7 +2,9 @@
 
 mod outside;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -51,6 +53,8 @@ fn latency() -> Histogram {
 pub(crate) struct Metrics {
     registry: Registry,
     calls: Family<CallLabels, Counter>,
+    /// How calls have ended, but well.
+    codes: Mutex<BTreeSet<&'static str>>,
     total: Family<VersionLabels, Histogram, fn() -> Histogram>,
     queue: Family<VersionLabels, Histogram, fn() -> Histogram>,
     device: Family<VersionLabels, Seconds>,
@@ -68,6 +72,8 @@ struct Gauges {
     queued: Gauge,
     running: Gauge,
     weight_bytes: Gauge,
+    memory: Gauge,
+    memory_limit: Gauge,
     open: Gauge,
     models: Gauge,
     versions: Gauge,
@@ -84,6 +90,8 @@ pub(crate) struct Now {
     pub(crate) running: usize,
     /// Bytes of weights in memory.
     pub(crate) weight_bytes: u64,
+    /// Bytes of memory that calls share: what they hold, and what there is.
+    pub(crate) memory: (u64, u64),
     /// Versions kept open.
     pub(crate) open: usize,
     /// Models in the catalog.
@@ -144,6 +152,18 @@ impl Metrics {
             Unit::Bytes,
             gauges.weight_bytes.clone(),
         );
+        registry.register_with_unit(
+            "shared_call_memory",
+            "Memory that calls hold beyond the part that each is sure of",
+            Unit::Bytes,
+            gauges.memory.clone(),
+        );
+        registry.register_with_unit(
+            "shared_call_memory_limit",
+            "Memory that calls may hold together beyond the part that each is sure of",
+            Unit::Bytes,
+            gauges.memory_limit.clone(),
+        );
         registry.register("open_guests", "Versions kept open", gauges.open.clone());
         registry.register("models", "Models published", gauges.models.clone());
         registry.register("versions", "Versions published", gauges.versions.clone());
@@ -158,6 +178,7 @@ impl Metrics {
             registry,
             outside,
             calls,
+            codes: Mutex::default(),
             total,
             queue,
             device,
@@ -210,7 +231,22 @@ impl Metrics {
     /// A call was refused before it reached a lane.
     pub(crate) fn refused(&self, version: &VersionMetrics, code: &'static str) {
         let VersionLabels { model, version } = version.labels.clone();
+        self.codes.lock().unwrap_or_else(PoisonError::into_inner).insert(code);
         self.calls.get_or_create(&CallLabels { model, version, code }).inc();
+    }
+
+    /// Forgets the figures of a version that was removed, so that those who publish and remove leave nothing.
+    pub(crate) fn forget(&self, model: &str, version: &str) {
+        let (model, version) = (model.to_owned(), version.to_owned());
+        let codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for code in codes.into_iter().chain(["ok"]) {
+            let (model, version) = (model.clone(), version.clone());
+            self.calls.remove(&CallLabels { model, version, code });
+        }
+        let labels = VersionLabels { model, version };
+        self.total.remove(&labels);
+        self.queue.remove(&labels);
+        self.device.remove(&labels);
     }
 
     fn timed(&self, version: &VersionMetrics, queue_us: u64, compute_us: u64, total_us: u64) {
@@ -239,11 +275,12 @@ impl Metrics {
     /// Everything as text.
     pub(crate) fn text(&self, now: Now) -> Result<String, std::fmt::Error> {
         let set = |gauge: &Gauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        let bytes = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.gauges.queued, now.queued);
         set(&self.gauges.running, now.running);
-        self.gauges
-            .weight_bytes
-            .set(i64::try_from(now.weight_bytes).unwrap_or(i64::MAX));
+        bytes(&self.gauges.weight_bytes, now.weight_bytes);
+        bytes(&self.gauges.memory, now.memory.0);
+        bytes(&self.gauges.memory_limit, now.memory.1);
         set(&self.gauges.open, now.open);
         set(&self.gauges.models, now.models);
         set(&self.gauges.versions, now.versions);
@@ -289,5 +326,8 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
+        metrics.forget("o/m", "ab");
+        let text = metrics.text(Now::default()).unwrap();
+        assert!(!text.contains("o/m"), "{text}");
     }
 }

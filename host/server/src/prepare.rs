@@ -2,7 +2,7 @@
 
 mod child;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -74,6 +74,11 @@ impl Preparer {
             cache,
             permits: Semaphore::new(CHILDREN),
         }
+    }
+
+    /// The folder for compiled components.
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
     }
 
     /// Checks, compiles and loads a component. If the caller goes away, the child is killed.

@@ -13,12 +13,14 @@ use crate::app::App;
 use crate::catalog::LATEST;
 use crate::engine::{Call, Cancel, Guest, Prepared, STACK_BYTES, files, parts};
 use crate::grant::{grant, growth};
+use crate::http::cards::too_many_models;
 use crate::names::{VersionId, check_alias};
 use crate::prepare::PrepareError;
 use crate::problem::Problem;
 use crate::run::CancelOnDrop;
 use crate::schema::Schema;
 use crate::store::NewVersion;
+use crate::store::registry::Creation;
 
 /// Aliases that one publish may set.
 const MAX_ALIASES: usize = 16;
@@ -81,6 +83,18 @@ impl Failed {
         }
     }
 
+    /// What is published was removed at the same time.
+    fn removed(what: &str) -> Self {
+        Self {
+            status: StatusCode::CONFLICT,
+            code: "conflict",
+            ..Self::new(
+                "commit",
+                format!("{what} was removed while it was being published: publish again if it is to be there"),
+            )
+        }
+    }
+
     fn with(mut self, member: &'static str, value: Value) -> Self {
         self.extra.push((member, value));
         self
@@ -121,18 +135,20 @@ async fn steps(app: &Arc<App>, request: Request) -> Result<Published, Failed> {
     let (manifest, id) = read_manifest(&request)?;
     let aliases = aliases(&request, &manifest)?;
     let snapshot = app.catalog.now();
-    if snapshot
-        .model(&request.model)
-        .is_some_and(|model| model.resolve(Some(&id.to_string())).is_some())
-    {
+    let model = snapshot.model(&request.model);
+    if model.is_some_and(|model| model.resolve(Some(&id.to_string())).is_some()) {
         if !aliases.is_empty() {
             app.store
                 .point(request.model, aliases, id)
                 .await
-                .map_err(|e| Failed::host("commit", e))?;
+                .map_err(|e| match e.is_constraint() {
+                    true => Failed::removed("this version"),
+                    false => Failed::host("commit", e),
+                })?;
         }
         return Ok(Published { id, new: false });
     }
+    let model_made = model.map(|model| model.created_at);
     drop(snapshot);
     check_blobs(app, &manifest)?;
     let parts = parts(&manifest, &app.blobs, &app.offer).map_err(|why| Failed::new("blobs", why))?;
@@ -149,6 +165,7 @@ async fn steps(app: &Arc<App>, request: Request) -> Result<Published, Failed> {
 
     let new = NewVersion {
         model: request.model.clone(),
+        model_made,
         id,
         number: manifest.version.to_string(),
         description: manifest.description.to_string(),
@@ -157,7 +174,17 @@ async fn steps(app: &Arc<App>, request: Request) -> Result<Published, Failed> {
         granted,
         aliases,
     };
-    app.store.publish(new).await.map_err(|e| Failed::host("commit", e))?;
+    let made = app.store.publish(new).await;
+    match made.map_err(|e| Failed::host("commit", e))? {
+        Creation::Made => {}
+        Creation::Conflict => return Err(Failed::removed("this model")),
+        Creation::TooMany => {
+            return Err(Failed {
+                code: "too-many",
+                ..Failed::new("commit", too_many_models())
+            });
+        }
+    }
     let snapshot = app.catalog.now();
     if let Some(version) = snapshot
         .model(&request.model)

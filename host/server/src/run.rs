@@ -18,6 +18,7 @@ use crate::predictions::billing::{self, Reserved};
 use crate::predictions::cache::{self, CacheKey, Kept};
 use crate::predictions::record::Cached;
 use crate::problem::Problem;
+use crate::quarantine::Quarantine;
 use crate::redact::Redactor;
 use crate::schema::FieldError;
 use crate::shelf::Ready;
@@ -26,6 +27,9 @@ use crate::store::now_ms;
 
 /// Bodies beyond this are parsed and checked on a blocking thread, so that other requests go on meanwhile.
 const LARGE_BODY: usize = 256 << 10;
+
+/// When to try again if other calls hold the memory that one needs, in seconds.
+const CROWDED: u64 = 5;
 
 /// Is told of what a call says while it runs, on the lane's thread.
 pub(crate) type Listener = Box<dyn FnMut(Event) + Send + Sync>;
@@ -46,10 +50,13 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// How a call ended and how long it had waited, or why it was not made.
+type Ended = (Result<Outcome, Arc<Quarantine>>, Duration);
+
 /// Where a call's outcome comes from.
 enum Origin {
     Lane {
-        outcome: oneshot::Receiver<(Outcome, Duration)>,
+        outcome: oneshot::Receiver<Ended>,
         reserved: Option<Reserved>,
         key: Option<CacheKey>,
     },
@@ -144,6 +151,7 @@ pub(crate) async fn start(app: &Arc<App>, ask: Ask<'_>) -> Result<Running, Probl
             let reserved = billing::reserve(&app.predictions.spend, owner, ready.cost_us(), price)?;
             let timeout = billing::time_limit(reserved.as_ref(), price);
             let call = Call {
+                owner: Arc::clone(owner),
                 input: input.to_string(),
                 files,
                 seed: ids::seed(),
@@ -180,7 +188,7 @@ fn submit(
     ready: &Arc<Ready>,
     call: Call,
     redactor: Redactor,
-) -> Result<oneshot::Receiver<(Outcome, Duration)>, Problem> {
+) -> Result<oneshot::Receiver<Ended>, Problem> {
     let held: usize = call.input.len() + call.files.iter().map(|file| file.bytes.len()).sum::<usize>();
     let ticket = Ticket {
         tenant: Arc::clone(owner),
@@ -244,6 +252,15 @@ impl Running {
             // The lanes dropped the job: it was cancelled while it waited, which only a stopping server does to one who waits.
             return Err(Problem::stopping());
         };
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(why) => {
+                billing::settle(&app.predictions.spend, reserved.as_ref(), 0);
+                let problem = Problem::quarantined(&self.version.model, self.version.id, &why);
+                app.metrics.refused(&self.ready.metrics, problem.code());
+                return Err(problem);
+            }
+        };
         let (queue_us, total_us) = (micros(waited), micros(self.started.elapsed()));
         let compute_us = outcome.report.compute_us;
         let billed_ms = billing::billed_ms(compute_us);
@@ -286,10 +303,10 @@ impl Running {
             }
             Err(failure) => {
                 app.metrics
-                    .failed(&self.ready.metrics, failure.code.name(), queue_us, compute_us, total_us);
+                    .failed(&self.ready.metrics, code(&failure), queue_us, compute_us, total_us);
                 if failure.code != Code::InvalidInput {
                     tracing::warn!(
-                        model = %self.version.model, version = %self.version.id, code = failure.code.name(),
+                        model = %self.version.model, version = %self.version.id, code = code(&failure),
                         message = failure.message, "a call failed"
                     );
                 }
@@ -350,12 +367,14 @@ fn with_files(json: &str, of: &[OutputFile]) -> Result<String, Problem> {
 /// |---|---|---|
 /// | invalid-input | 422 | the caller's input |
 /// | quota | 422 | this input needs more than the version may use: memory, tensors, output, files |
+/// | quota, because of other calls | 503 | they hold the memory that it needed |
 /// | timeout | 504 | the version's time limit |
 /// | cancelled | 503 | only a stopping server cancels a call whose caller is still there |
 /// | shape, dtype, unsupported, internal | 500 | a fault of the model |
 fn explain(failure: Failure, contributor: bool) -> Problem {
     let message = failure.message;
     let problem = match failure.code {
+        _ if failure.crowded => Problem::busy(message, CROWDED),
         Code::InvalidInput => Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "Invalid input",
@@ -377,6 +396,11 @@ fn explain(failure: Failure, contributor: bool) -> Problem {
         Some(detail) if contributor => problem.with("log", detail.into()),
         _ => problem,
     }
+}
+
+/// How a call failed, in a word for figures.
+pub(crate) fn code(failure: &Failure) -> &'static str {
+    if failure.crowded { "busy" } else { failure.code.name() }
 }
 
 /// Fills in an input's defaults, checks it, and takes its files out. `size` is how long it was as text.

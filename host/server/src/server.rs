@@ -55,8 +55,11 @@ impl Server {
         if let Some(age) = app.config.orphan_age {
             match gc::collect(&app, age).await {
                 Ok(0) => {}
-                Ok(removed) => tracing::info!(removed, "removed old blobs that no version uses"),
-                Err(why) => tracing::warn!(why, "old blobs were not looked for"),
+                Ok(removed) => tracing::info!(
+                    removed,
+                    "removed old blobs and compiled components that no version uses"
+                ),
+                Err(why) => tracing::warn!(why, "old blobs and compiled components were not looked for"),
             }
         }
         app.files.reconcile().await.map_err(StartError::Store)?;

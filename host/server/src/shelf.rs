@@ -17,7 +17,7 @@ use crate::metrics::{Metrics, VersionMetrics};
 use crate::names::VersionId;
 use crate::prepare::Preparer;
 use crate::problem::{Problem, quarantined};
-use crate::quarantine::{End, Health};
+use crate::quarantine::{End, Health, Quarantine};
 use crate::redact::Redactor;
 use crate::run::Listener;
 use crate::schema::Schema;
@@ -62,19 +62,19 @@ impl Ready {
         self.cost_us.load(Ordering::Relaxed)
     }
 
-    /// Serves a call of `caller` on this thread, strikes its secrets out of what the guest says, and learns from how it ends. A version
-    /// that was quarantined while the call waited is not entered any more: the call fails with that reason.
-    pub(crate) fn call(&self, store: &Store, caller: &Arc<str>, mut call: Call, redactor: Redactor) -> Outcome {
+    /// Serves a call of `caller` on this thread, strikes its secrets out of what the guest says, and learns from how it ends.
+    ///
+    /// # Errors
+    /// The version was quarantined while the call waited: it is not entered any more.
+    pub(crate) fn call(
+        &self,
+        store: &Store,
+        caller: &Arc<str>,
+        mut call: Call,
+        redactor: Redactor,
+    ) -> Result<Outcome, Arc<Quarantine>> {
         if let Some(why) = self.health.quarantine() {
-            return Outcome {
-                result: Err(Failure {
-                    code: Code::Internal,
-                    message: quarantined(&self.model, self.id, &why),
-                    detail: None,
-                    broke: false,
-                }),
-                report: Default::default(),
-            };
+            return Err(why);
         }
         if !redactor.is_empty() {
             let redactor = redactor.clone();
@@ -103,7 +103,21 @@ impl Ready {
             }
             self.health.set(Some(why));
         }
-        outcome
+        Ok(outcome)
+    }
+
+    /// What a call comes to that was not made because of a quarantine.
+    pub(crate) fn set_aside(&self, why: &Quarantine) -> Outcome {
+        Outcome {
+            result: Err(Failure {
+                code: Code::Internal,
+                message: quarantined(&self.model, self.id, why),
+                detail: None,
+                broke: false,
+                crowded: false,
+            }),
+            report: Default::default(),
+        }
     }
 
     /// Learns from a call that took this long.
@@ -288,6 +302,15 @@ impl Shelf {
                 }
                 keep
             });
+    }
+
+    /// Closes a version that was removed, and forgets its figures.
+    pub(crate) fn forget(&self, version: &Arc<Version>) {
+        version.slot.set(None);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| !Arc::ptr_eq(other, version));
+        drop(open);
+        self.metrics.forget(&version.model, &version.id.to_string());
     }
 
     /// How many versions are open.

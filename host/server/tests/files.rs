@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -394,6 +394,96 @@ fn an_upload_that_stops_or_drips_leaves_nothing() {
     assert_eq!(host.get("/v1/files").json()["results"], json!([]));
 }
 
+/// Asks for a file, and reads no more than the head of the reply.
+fn begin(host: &Host, link: &str) -> (u16, BufReader<std::net::TcpStream>) {
+    let mut stream = connect(host.address);
+    stream.write_all(&head("GET", link, &[])).unwrap();
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    (line.split(' ').nth(1).unwrap().parse().unwrap(), stream)
+}
+
+/// More than sockets hold on their way.
+const LARGE: usize = 32 << 20;
+
+#[test]
+fn an_owner_has_so_many_downloads_under_way_and_no_more() {
+    let host = Host::with(|c| c.streams_per_owner = 2);
+    let link = path(&upload(&host, &vec![7; LARGE])["urls"]["download"]);
+    let open = [begin(&host, &link), begin(&host, &link)];
+    assert_eq!(open.each_ref().map(|(status, _)| *status), [200, 200]);
+    let refused = exchange(host.address, "GET", &link, &[], b"");
+    assert_eq!(
+        (refused.status, refused.json()["code"].as_str()),
+        (429, Some("too-many-streams")),
+        "{refused:?}"
+    );
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    let other = host.token("other", &["predict"]);
+    let theirs = post_as(&host, &other, "xyz", &[(CONTENT, PNG)]).json();
+    assert_eq!(
+        exchange(host.address, "GET", &path(&theirs["urls"]["download"]), &[], b"").status,
+        200
+    );
+    drop(open);
+    wait_until("room", || begin(&host, &link).0 == 200);
+}
+
+#[test]
+fn a_download_that_is_not_read_is_ended() {
+    let host = Host::start();
+    let link = path(&upload(&host, &vec![7; LARGE])["urls"]["download"]);
+    let folder = host.stop().unwrap();
+    let mut config = config(folder.path());
+    (config.read_timeout, config.slowest) = (Duration::from_millis(300), LARGE as u64);
+    let host = Host::open(config);
+    let (status, mut stream) = begin(&host, &link);
+    assert_eq!(status, 200);
+    // Only the one that asks is left.
+    host.wait_for_metric("maquette_connections 1");
+    let mut rest = Vec::new();
+    let ended = stream.read_to_end(&mut rest);
+    assert!(rest.len() < LARGE, "{} bytes came, {ended:?}", rest.len());
+}
+
+#[test]
+fn a_drip_of_bytes_ends_with_its_time() {
+    let host = Host::with(|c| (c.read_timeout, c.slowest) = (Duration::from_millis(500), 1 << 20));
+    let authorization = format!("Bearer {}", host.token);
+    let blob = format!("/v1/blobs/{}", "ab".repeat(32));
+    for (method, path, content_type) in [
+        ("POST", "/v1/files", "multipart/form-data; boundary=xyz"),
+        ("PUT", &blob, "application/octet-stream"),
+    ] {
+        let all = [
+            ("authorization", authorization.as_str()),
+            ("content-type", content_type),
+            ("content-length", "100000"),
+        ];
+        let mut stream = connect(host.address);
+        stream.write_all(&head(method, path, &all)).unwrap();
+        stream
+            .write_all(format!("--xyz\r\n{CONTENT}\r\n\r\n").as_bytes())
+            .unwrap();
+        let mut drips = stream.try_clone().unwrap();
+        let dripping = std::thread::spawn(move || {
+            while drips.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let reply = receive(&mut BufReader::new(stream));
+        assert_eq!(
+            (reply.status, reply.json()["code"].as_str()),
+            (408, Some("slow-body")),
+            "{path}: {reply:?}"
+        );
+        dripping.join().unwrap();
+    }
+    wait_until("removal", || kept(host.data()) == 0);
+    assert_eq!(std::fs::read_dir(host.data().join("blobs/tmp")).unwrap().count(), 0);
+}
+
 #[test]
 fn files_outlive_a_restart_and_half_files_do_not() {
     let host = Host::start();
@@ -561,6 +651,23 @@ fn an_output_whose_files_find_no_room_fails_in_words() {
     let host = Host::with(|c| c.files_per_owner_bytes = 5000);
     let made = album_of(&host, "all");
     assert!(streamed(&host, &made, true).len() < 3);
+    let ended = host
+        .get(&format!("/v1/predictions/{}", made["id"].as_str().unwrap()))
+        .json();
+    assert_eq!(ended["status"], "failed");
+    let error = ended["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("the output could not be kept: your files take all"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_run_whose_files_find_no_room_is_stopped_when_that_is_known() {
+    let host = Host::with(|c| c.files_per_owner_bytes = 1000);
+    // Left alone it would go on until its time is over, and fail because of that.
+    let made = album_of(&host, "stuck");
+    assert!(streamed(&host, &made, true).is_empty());
     let ended = host
         .get(&format!("/v1/predictions/{}", made["id"].as_str().unwrap()))
         .json();

@@ -138,6 +138,43 @@ fn an_upload_that_is_cut_off_leaves_nothing() {
 }
 
 #[test]
+fn an_owner_has_so_many_uploads_under_way_and_no_more() {
+    let host = Host::start();
+    let begin = |token: &str, n: usize| {
+        let mut stream = connect(host.address);
+        let authorization = format!("Bearer {token}");
+        let headers = [("authorization", authorization.as_str()), ("content-length", "10")];
+        let path = format!("/v1/blobs/{}", Digest::of(n.to_string().as_bytes()));
+        stream.write_all(&head("PUT", &path, &headers)).unwrap();
+        stream.write_all(b"01234").unwrap();
+        stream
+    };
+    let (mine, other) = (host.token("me", &["publish"]), host.token("other", &["publish"]));
+    let open: Vec<_> = (0..8).map(|n| begin(&mine, n)).collect();
+    let put = |token: &str| {
+        let path = format!("/v1/blobs/{}", Digest::of(b"blob"));
+        host.send_as(token, "PUT", &path, &[], b"blob")
+    };
+    let arriving = || std::fs::read_dir(host.data().join("blobs/tmp")).unwrap().count();
+    let wait_for = |files: usize| {
+        while arriving() != files {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait_for(8);
+    let refused = put(&mine);
+    assert_eq!(
+        (refused.status, refused.json()["code"].as_str()),
+        (429, Some("too-many-uploads")),
+        "{refused:?}"
+    );
+    assert_eq!(put(&other).status, 201, "others have places of their own");
+    drop(open);
+    wait_for(0);
+    assert_eq!(put(&mine).status, 200);
+}
+
+#[test]
 fn a_publish_that_fails_names_its_step_and_leaves_nothing_visible() {
     let host = Host::start();
     let good = host.manifest("actor", "1.0.0", &actor());

@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{Host, Reply, actor, config};
+use std::io::Write as _;
+
+use common::{Host, Reply, actor, config, connect, head};
 use serde_json::{Value, json};
 
 /// What a stranger may do.
@@ -203,4 +205,45 @@ fn predictions_lead_to_quarantine_too_and_what_waited_fails_with_its_reason() {
     assert_eq!(last["status"], "failed");
     let error = last["error"].as_str().unwrap();
     assert!(error.contains("quarantined") && error.contains("/release"), "{error}");
+}
+
+#[test]
+fn a_call_that_waited_while_its_version_was_quarantined_is_told_as_one_that_comes_later() {
+    let host = Host::with(|config| config.lanes = 1);
+    let id = host.actor();
+    host.patient();
+    // One lane, and one owner: whoever waits behind this call waits until it goes away.
+    let mut first = connect(host.address);
+    let authorization = format!("Bearer {}", host.token);
+    let headers = [("authorization", authorization.as_str()), ("content-length", "13")];
+    first
+        .write_all(&head("POST", "/v1/models/me/patient/run", &headers))
+        .unwrap();
+    first.write_all(br#"{"do":"loop"}"#).unwrap();
+    host.wait_for_metric("maquette_running_calls 1");
+    let host = &host;
+    std::thread::scope(|scope| {
+        let wait = |queued: usize| host.wait_for_metric(&format!("maquette_queued_calls {queued}"));
+        let traps: Vec<_> = (1..=5)
+            .map(|queued| {
+                let call = scope.spawn(|| call(host, &host.token, "trap"));
+                wait(queued);
+                call
+            })
+            .collect();
+        let last = scope.spawn(|| call(host, &host.token, "echo"));
+        wait(6);
+        drop(first);
+        for trap in traps {
+            assert_eq!(trap.join().unwrap().status, 500);
+        }
+        let (waited, later) = (last.join().unwrap(), call(host, &host.token, "echo"));
+        assert_eq!(waited.status, 503, "{waited:?}");
+        assert_eq!(waited.json(), later.json());
+        assert_eq!(
+            (waited.header("retry-after"), waited.header("x-should-retry")),
+            (None, Some("false"))
+        );
+    });
+    assert_eq!(quarantine(host, &id)["faults"], 5);
 }

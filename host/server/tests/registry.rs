@@ -238,13 +238,95 @@ fn a_version_goes_only_if_nobody_relies_on_it() {
         "/v1/models/me/actor/aliases/stable",
         json!({"version": id}).to_string().as_bytes(),
     );
+    let figures = || host.get("/metrics").text();
+    let newest_id = second.json()["id"].as_str().unwrap().to_owned();
+    assert!(figures().contains(&newest_id));
     assert_eq!(host.send("DELETE", &newest, &[], b"").status, 202);
     assert_eq!(host.get(&newest).status, 404);
+    assert!(!figures().contains(&newest_id), "no figure is left of it");
     assert_eq!(
         host.get("/v1/models/me/actor").json()["latest_version"]["id"],
         id,
         "the newest that is left"
     );
+}
+
+#[test]
+fn a_publish_beside_the_removal_of_its_model_does_not_make_it_again() {
+    let gate = tempfile::tempdir().unwrap();
+    let (begun, go) = (gate.path().join("begun"), gate.path().join("go"));
+    // Whatever is compiled waits until it may.
+    let script = format!(
+        "touch {}; while [ ! -e {} ]; do sleep 0.02; done; exec \"$0\" \"$@\"",
+        begun.display(),
+        go.display()
+    );
+    let host = Host::with(|config| {
+        let program = std::mem::replace(&mut config.prepare.program, "/bin/sh".into());
+        config.prepare.args = vec!["-c".to_owned(), script, program.display().to_string()];
+    });
+    let component = maquette_fixtures::echo();
+    for made_again in [false, true] {
+        let _ = std::fs::remove_file(&begun);
+        let _ = std::fs::remove_file(&go);
+        assert_eq!(host.post("/v1/models", &new_model("echo", "private")).status, 201);
+        let number = if made_again { "2.0.0" } else { "1.0.0" };
+        std::thread::scope(|scope| {
+            let publishing = scope.spawn(|| host.publish("echo", number, &component, &["latest"]));
+            while !begun.exists() {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            assert_eq!(host.send("DELETE", "/v1/models/me/echo", &[], b"").status, 204);
+            if made_again {
+                assert_eq!(host.post("/v1/models", &new_model("echo", "private")).status, 201);
+            }
+            std::fs::write(&go, "").unwrap();
+            let reply = publishing.join().unwrap();
+            assert_eq!(reply.status, 409, "{reply:?}");
+            assert!(reply.problem().contains("this model was removed"), "{reply:?}");
+        });
+        let (status, versions) = if made_again {
+            (200, json!(0))
+        } else {
+            (404, Value::Null)
+        };
+        let model = host.get("/v1/models/me/echo");
+        assert_eq!((model.status, &model.json()["versions"]), (status, &versions));
+    }
+    assert_eq!(host.publish("echo", "2.0.0", &component, &["latest"]).status, 201);
+    assert_eq!(host.get("/v1/models/me/echo").json()["visibility"], "private");
+}
+
+#[test]
+fn an_owner_has_at_most_a_thousand_models_however_they_are_made() {
+    let host = Host::start();
+    let echo = maquette_fixtures::echo();
+    assert_eq!(host.publish("first", "1.0.0", &echo, &["latest"]).status, 201);
+    let folder = host.stop().unwrap();
+    let database = rusqlite::Connection::open(folder.path().join("maquette.db")).unwrap();
+    for n in 0..998 {
+        let sql = "INSERT INTO models (name, created_at) VALUES (?1, 0)";
+        database.execute(sql, [format!("me/m{n}")]).unwrap();
+    }
+    drop(database);
+    let host = Host::open(common::config(folder.path()));
+    assert_eq!(host.publish("second", "1.0.0", &echo, &["latest"]).status, 201);
+    for reply in [
+        host.publish("third", "1.0.0", &echo, &["latest"]),
+        host.post("/v1/models", &new_model("third", "public")),
+    ] {
+        assert_eq!(
+            (reply.status, &reply.json()["code"]),
+            (422, &json!("too-many")),
+            "{reply:?}"
+        );
+        assert!(reply.problem().contains("at most 1000 models"), "{reply:?}");
+    }
+    assert_eq!(host.get("/v1/models/me/third").status, 404);
+    assert_eq!(host.publish("first", "2.0.0", &echo, &["latest"]).status, 201);
+    let mut others = new_model("third", "public");
+    others["owner"] = "me2".into();
+    assert_eq!(host.post("/v1/models", &others).status, 201, "others have their own");
 }
 
 #[test]

@@ -159,11 +159,22 @@ fn stopping_ends_a_publish_and_its_compiler() {
 }
 
 #[test]
-fn old_blobs_that_no_version_uses_are_removed_at_start_and_others_stay() {
+fn old_blobs_and_compiled_components_that_no_version_uses_are_removed_at_start_and_others_stay() {
     let host = Host::start();
     host.actor();
     let orphan = host.blob(b"nobody's");
+    // It is compiled, and then found not to fit its case.
+    let mut manifest = host.manifest("other", "1.0.0", &maquette_fixtures::echo());
+    manifest["cases"] = json!([host.blob(br#"{"name": "wrong", "input": {}, "output": 1}"#)]);
+    let failed = host.post("/v1/models/me/other/versions", &json!({"manifest": manifest}));
+    assert_eq!(failed.json()["step"], "cases", "{failed:?}");
     let folder = host.stop().unwrap();
+    let compiled = || {
+        let entries = std::fs::read_dir(folder.path().join("cache")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with(".cwasm")).collect::<Vec<_>>()
+    };
+    assert_eq!(compiled().len(), 2);
     let missing = |age: Duration| {
         let mut config = config(folder.path());
         config.orphan_age = Some(age);
@@ -180,7 +191,13 @@ fn old_blobs_that_no_version_uses_are_removed_at_start_and_others_stay() {
         0,
         "young ones may belong to a publish that goes on"
     );
+    assert_eq!(compiled().len(), 2);
     assert_eq!(missing(Duration::ZERO), 1);
+    assert_eq!(
+        compiled().len(),
+        1,
+        "the one that is called is still there, and was not made again"
+    );
 }
 
 #[test]

@@ -5,21 +5,40 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use maquette_ops::Error;
 
+use crate::memory::Share;
+
+/// A budget takes this much of its call's share at once, or more, so that it seldom does.
+const STEP: u64 = 1 << 20;
+
 /// A limit that everything allocated under it counts against.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
     peak: AtomicU64,
+    /// What of its call's share it has taken already.
+    covered: AtomicU64,
+    share: Option<Arc<Share>>,
 }
 
 impl Budget {
     /// A budget of so many bytes.
     pub fn new(limit: u64) -> Arc<Self> {
+        Self::with(limit, None)
+    }
+
+    /// A budget of so many bytes, as far as its call's share of the machine's memory has room for them.
+    pub fn under(share: Arc<Share>, limit: u64) -> Arc<Self> {
+        Self::with(limit, Some(share))
+    }
+
+    fn with(limit: u64, share: Option<Arc<Share>>) -> Arc<Self> {
         Arc::new(Self {
             limit,
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            covered: AtomicU64::new(if share.is_some() { 0 } else { limit }),
+            share,
         })
     }
 
@@ -41,7 +60,7 @@ impl Budget {
     /// Charges bytes before they are allocated.
     ///
     /// # Errors
-    /// `quota` if they would exceed the limit; nothing is charged then.
+    /// `quota` if they would exceed the limit, or find no room in the call's share; nothing is charged then.
     #[inline]
     pub fn charge(self: &Arc<Self>, bytes: u64) -> Result<Charge, Error> {
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -49,17 +68,34 @@ impl Budget {
         });
         match taken {
             Ok(before) => {
-                self.peak.fetch_max(before + bytes, Ordering::Relaxed);
-                Ok(Charge {
+                let charge = Charge {
                     budget: Arc::clone(self),
                     bytes,
-                })
+                };
+                if before + bytes > self.covered.load(Ordering::Relaxed) {
+                    self.cover(before + bytes)?;
+                }
+                self.peak.fetch_max(before + bytes, Ordering::Relaxed);
+                Ok(charge)
             }
             Err(used) => Err(Error::quota(format!(
                 "{bytes} bytes of tensors are needed; {used} of {} are in use: drop tensors, use smaller batches, or ask for more in [limits]",
                 self.limit
             ))),
         }
+    }
+
+    /// Takes of the share what so many bytes need beyond what it has.
+    #[cold]
+    fn cover(&self, bytes: u64) -> Result<(), Error> {
+        let Some(share) = &self.share else { return Ok(()) };
+        let covered = self.covered.load(Ordering::Relaxed);
+        let more = bytes.saturating_sub(covered);
+        let step = more.max(STEP).min(self.limit.saturating_sub(covered));
+        // Two at once may both take: then the next ones find it covered.
+        share.take(step)?;
+        self.covered.fetch_add(step, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -100,6 +136,7 @@ impl Drop for Charge {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::memory::Memory;
 
     #[test]
     fn what_exceeds_the_limit_is_refused_and_what_is_dropped_comes_back() {
@@ -120,5 +157,24 @@ mod tests {
         assert_eq!(budget.used(), 50);
         drop((a, b, rest));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_the_machine_has_no_room_for_is_refused_and_what_was_taken_is_given_back_at_the_end() {
+        let memory = Memory::new(64 << 20, 4);
+        let owner: Arc<str> = "me".into();
+        let budget = Budget::under(memory.share(&owner), 1 << 40);
+        let a = budget.charge(20 << 20).unwrap();
+        assert_eq!(memory.held(), 16 << 20, "four are its own");
+        let refused = budget.charge(30 << 20).unwrap_err();
+        assert!(refused.message.contains("one call can have"), "{}", refused.message);
+        assert_eq!((budget.used(), budget.peak()), (20 << 20, 20 << 20));
+        drop(a);
+        let again = budget.charge(20 << 20).unwrap();
+        assert_eq!(memory.held(), 16 << 20, "it is taken once");
+        drop(budget);
+        assert_eq!(memory.held(), 16 << 20, "something is still charged");
+        drop(again);
+        assert_eq!(memory.held(), 0);
     }
 }

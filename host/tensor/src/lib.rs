@@ -22,6 +22,7 @@ mod gguf;
 mod kernels;
 mod kv_cache;
 mod matrix;
+mod memory;
 mod program;
 mod resident;
 mod runtime;
@@ -29,6 +30,7 @@ mod safetensors;
 mod scope;
 mod tensor;
 mod weight_file;
+mod work;
 
 pub use budget::{Budget, Charge};
 pub use control::Control;
@@ -36,12 +38,14 @@ pub use device::Device;
 pub use kv_cache::KvCache;
 pub use maquette_kernels::team::alone_while;
 pub use maquette_ops as ops;
+pub use memory::{Full, Memory, Share};
 pub use program::{Program, ProgramCache, ProgramCost};
 pub use resident::WeightStore;
 pub use runtime::{Runtime, RuntimeConfig};
 pub use scope::{Scope, Stats};
 pub use tensor::Tensor;
 pub use weight_file::{TensorInfo, WeightFile};
+pub use work::{StoodBack, processor_time_from};
 
 /// Starts the threads that kernels share, with the priority of whoever calls it; otherwise the first op that shares work does.
 pub fn start_threads() {

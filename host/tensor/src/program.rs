@@ -24,6 +24,7 @@ use crate::kernels::{self, pieces};
 use crate::kv_cache::KvCache;
 use crate::scope::{Scope, guard};
 use crate::tensor::{Tensor, stored_elements};
+use crate::work;
 
 pub use cache::ProgramCache;
 use fuse::Fused;
@@ -160,8 +161,9 @@ impl Program {
         inputs: &[&Tensor],
         caches: &[&KvCache],
     ) -> Result<Vec<Tensor>, Error> {
-        let started = Instant::now();
-        scope.control().check(started)?;
+        let now = Instant::now();
+        scope.control().check(now)?;
+        let started = work::clock(now);
         let symbols = self.bind(inputs.iter().map(|input| input.shape()))?;
         for (input, expected) in inputs.iter().zip(&self.description.inputs) {
             if input.dtype() != expected.dtype {
@@ -214,7 +216,7 @@ impl Program {
             stats.ops += done;
             stats.program_runs += 1;
             stats.program_nodes += done;
-            stats.compute += started.elapsed();
+            stats.compute += work::since(started);
         });
         outputs
     }

@@ -67,6 +67,14 @@ struct Entry {
     used: u64,
 }
 
+impl Entry {
+    /// Whether nobody holds it: the entry's own references are all there are, `resident`, that of what is loaded, and on a device that of
+    /// its slot.
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.resident) == self.loaded.references()
+    }
+}
+
 /// The weights of a process.
 #[derive(Debug)]
 pub struct WeightStore {
@@ -186,6 +194,33 @@ impl WeightStore {
         }
     }
 
+    /// How many bytes a tensor of a file would take that is not here yet: as the weight of a linear layer if it can be one and is to, or
+    /// else as `dtype`.
+    pub(crate) fn missing(&self, file: &WeightFile, name: &str, dtype: DType, product: bool) -> Result<u64, Error> {
+        let packed = if product { file.matrix_bytes(name)? } else { None };
+        let (form, bytes) = match packed {
+            Some(bytes) => (Form::Matrix, bytes),
+            None => {
+                let ty = Type::new(dtype, file.info(name)?.shape.iter().copied());
+                (Form::Tensor(dtype), ty.bytes())
+            }
+        };
+        let key = (file.digest_of(name)?.to_owned(), name.to_owned(), form);
+        let here = self.lock().entries.contains_key(&key);
+        Ok(if here { 0 } else { bytes })
+    }
+
+    /// Whether so many more bytes can be loaded beside the weights that somebody holds; also if nothing could make room for them.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        if bytes > self.budget || self.resident_bytes().saturating_add(bytes) <= self.budget {
+            return true;
+        }
+        let inner = self.lock();
+        let held = inner.entries.values().filter(|entry| !entry.is_idle());
+        let held: u64 = held.map(|entry| entry.resident.bytes).sum();
+        held.saturating_add(bytes) <= self.budget
+    }
+
     fn load(
         &self,
         file: &WeightFile,
@@ -243,11 +278,7 @@ impl Inner {
     /// Lets weights that nobody holds leave, the longest unused first, until so many more bytes fit.
     fn make_room(&mut self, budget: u64, total: &AtomicU64, bytes: u64) -> Result<(), Error> {
         while total.load(Ordering::Relaxed).saturating_add(bytes) > budget {
-            // The entry's own references are all there are: `resident`, that of what is loaded, and on a device that of its slot.
-            let idle = self
-                .entries
-                .iter()
-                .filter(|(_, entry)| Arc::strong_count(&entry.resident) == entry.loaded.references());
+            let idle = self.entries.iter().filter(|(_, entry)| entry.is_idle());
             let Some(oldest) = idle.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone()) else {
                 return Err(Error::quota(format!(
                     "a weight of {bytes} bytes does not fit: {} of {budget} bytes are in use by running models",

@@ -7,6 +7,7 @@ use maquette_ops::Error;
 use crate::budget::Budget;
 use crate::cuda::Executor;
 use crate::device::Device;
+use crate::memory::{Memory, Share};
 use crate::program::ProgramCache;
 use crate::resident::WeightStore;
 
@@ -17,6 +18,8 @@ pub struct RuntimeConfig {
     pub weight_budget: u64,
     /// How many compiled programs are kept.
     pub program_capacity: usize,
+    /// What all calls together may hold of the machine's memory.
+    pub memory: Arc<Memory>,
 }
 
 impl Default for RuntimeConfig {
@@ -24,6 +27,7 @@ impl Default for RuntimeConfig {
         Self {
             weight_budget: u64::MAX,
             program_capacity: 1024,
+            memory: Memory::unlimited(),
         }
     }
 }
@@ -34,6 +38,7 @@ pub struct Runtime {
     executor: Option<Arc<Executor>>,
     weights: Arc<WeightStore>,
     programs: ProgramCache,
+    memory: Arc<Memory>,
     /// The budgets of calls, those that are over included until the next call begins.
     budgets: Mutex<Vec<Weak<Budget>>>,
 }
@@ -63,6 +68,7 @@ impl Runtime {
             executor,
             weights,
             programs,
+            memory: config.memory,
             budgets: Mutex::default(),
         }))
     }
@@ -88,9 +94,18 @@ impl Runtime {
         &self.programs
     }
 
-    /// A budget of so many bytes for one call, counted in [`Runtime::charged`] for as long as anything is charged to it.
-    pub fn budget(&self, limit: u64) -> Arc<Budget> {
-        let budget = Budget::new(limit);
+    /// What all calls together may hold of the machine's memory.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// A budget of so many bytes for one call, counted in [`Runtime::charged`] for as long as anything is charged to it. Where tensors
+    /// live in the machine's memory, they need room in the call's share of it.
+    pub fn budget(&self, limit: u64, share: &Arc<Share>) -> Arc<Budget> {
+        let budget = match self.device() {
+            Device::Cuda(_) => Budget::new(limit),
+            Device::Cpu | Device::Composed => Budget::under(Arc::clone(share), limit),
+        };
         let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
         budgets.retain(|budget| budget.strong_count() > 0);
         budgets.push(Arc::downgrade(&budget));

@@ -23,6 +23,7 @@ use crate::program::Program;
 use crate::runtime::Runtime;
 use crate::tensor::{self, Elements, Owner, Tensor};
 use crate::weight_file::WeightFile;
+use crate::work;
 
 /// What a scope has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +34,8 @@ pub struct Stats {
     pub program_runs: u64,
     /// Ops run inside programs.
     pub program_nodes: u64,
-    /// Wall time inside ops and programs; on a device, what its thread has spent on this scope's jobs.
+    /// Time inside ops and programs, those that failed or were left included: wall time, or processor time once the thread stands back
+    /// ([`processor_time_from`](crate::processor_time_from)); on a device, what its thread has spent on this scope's jobs.
     pub compute: Duration,
     /// Wall time of loading and packing weights and of compiling programs; none of it is in `compute`.
     pub load: Duration,
@@ -149,8 +151,20 @@ impl Scope {
     /// `unsupported` if the op has no implementation for the device.
     /// As the op's rule says; `quota`, `timeout`, `cancelled`; `internal` if a kernel fails all the same.
     pub fn apply(&self, op: OpId, inputs: &[&Tensor], attrs: &[Attr]) -> Result<Tensor, Error> {
-        let started = Instant::now();
-        self.control.check(started)?;
+        let now = Instant::now();
+        self.control.check(now)?;
+        let started = work::clock(now);
+        let output = self.apply_checked(op, inputs, attrs);
+        if self.runtime.executor().is_none() {
+            self.count(|stats| {
+                stats.ops += u64::from(output.is_ok());
+                stats.compute += work::since(started);
+            });
+        }
+        output
+    }
+
+    fn apply_checked(&self, op: OpId, inputs: &[&Tensor], attrs: &[Attr]) -> Result<Tensor, Error> {
         let spec = spec(op).ok_or_else(|| Error::unsupported(format!("there is no op number {}", op.0)))?;
         let types: SmallVec<[&Type<u32>; 4]> = inputs.iter().map(|input| &input.ty).collect();
         let ty = spec.infer_refs(&types, attrs)?;
@@ -163,12 +177,12 @@ impl Scope {
         for input in inputs {
             list.push(input.here()?);
         }
-        let output = match (cost.shares, inputs) {
-            (true, [first, ..]) => Tensor {
+        match (cost.shares, inputs) {
+            (true, [first, ..]) => Ok(Tensor {
                 elements: Elements::Here(self.run(spec, &list, attrs, &ty)?),
                 owner: first.owner.clone(),
                 ty,
-            },
+            }),
             _ => {
                 let mut charge = self
                     .budget
@@ -176,18 +190,13 @@ impl Scope {
                     .map_err(|e| e.at(spec.applied_to(&types)))?;
                 let inner = self.run(spec, &list, attrs, &ty)?;
                 charge.shrink(cost.output_bytes);
-                Tensor {
+                Ok(Tensor {
                     elements: Elements::Here(inner),
                     ty,
                     owner: Owner::Budget(Arc::new(charge)),
-                }
+                })
             }
-        };
-        self.count(|stats| {
-            stats.ops += 1;
-            stats.compute += started.elapsed();
-        });
-        Ok(output)
+        }
     }
 
     /// Runs an op here.

@@ -366,6 +366,67 @@ fn idle_weights_leave_when_others_need_their_room() {
 }
 
 #[test]
+fn weights_of_programs_that_nobody_runs_leave_when_others_need_their_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = RuntimeConfig {
+        weight_budget: 60,
+        ..RuntimeConfig::default()
+    };
+    let runtime = Runtime::cpu(config).unwrap();
+    let scope = Scope::new(runtime, Budget::new(1 << 20), Control::default());
+    let files = weights(&scope, folder.path());
+    let (programs, store) = (scope.runtime().programs(), scope.runtime().weights());
+    // Each adds one weight to its input: 48 bytes of f32, and 32.
+    let adds = |name: &str, rows: u32| Description {
+        weights: vec![WeightRef {
+            file: "model".into(),
+            name: name.into(),
+            dtype: DType::F32,
+            shape: vec![rows, 4],
+        }],
+        inputs: vec![Input {
+            name: "x".into(),
+            dtype: DType::F32,
+            shape: vec![Dim::from(rows), Dim::from(4_u32)],
+        }],
+        symbols: vec![],
+        ..of_x(vec![node("add/1", &[0, 1], &[])], &[2])
+    };
+    let (table, dense) = (adds("table", 3), adds("dense", 2));
+    let running = programs.compile(&table, &files).unwrap();
+    assert_eq!(store.resident_bytes(), 48);
+    let error = programs.compile(&dense, &files).unwrap_err();
+    assert_eq!(error.code, Code::Quota, "the other is in use");
+    assert!(scope.find(&table.digest(), &files).is_some());
+    drop(running);
+    programs.compile(&dense, &files).unwrap();
+    assert_eq!(store.resident_bytes(), 32);
+    assert!(scope.find(&table.digest(), &files).is_none());
+    // What could never fit pushes nobody out.
+    let large = Description {
+        weights: vec![table.weights[0].clone(), dense.weights[0].clone()],
+        ..of_x(
+            vec![
+                node("sum/1", &[1], &[Attr::Ints(vec![0])]),
+                node("sum/1", &[2], &[Attr::Ints(vec![0])]),
+            ],
+            &[3, 4],
+        )
+    };
+    let small = RuntimeConfig {
+        weight_budget: 40,
+        ..RuntimeConfig::default()
+    };
+    let scope = Scope::new(Runtime::cpu(small).unwrap(), Budget::new(1 << 20), Control::default());
+    let files = weights(&scope, folder.path());
+    let programs = scope.runtime().programs();
+    drop(programs.compile(&dense, &files).unwrap());
+    assert_eq!(programs.compile(&large, &files).unwrap_err().code, Code::Quota);
+    assert!(scope.find(&dense.digest(), &files).is_some());
+    drop(programs.compile(&dense, &files).unwrap());
+}
+
+#[test]
 fn a_weight_file_that_lies_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = Runtime::cpu(RuntimeConfig::default()).unwrap();

@@ -16,6 +16,7 @@ pub(crate) fn scope() -> (Scope, Arc<Budget>) {
         let config = RuntimeConfig {
             weight_budget: 16 << 20,
             program_capacity: 4,
+            ..RuntimeConfig::default()
         };
         Runtime::cpu(config).unwrap()
     });

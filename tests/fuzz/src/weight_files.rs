@@ -35,6 +35,7 @@ fn file(data: &[u8]) {
     let config = RuntimeConfig {
         weight_budget: WEIGHTS,
         program_capacity: 4,
+        ..RuntimeConfig::default()
     };
     let runtime = Runtime::cpu(config).unwrap();
     let Some(file) = answered(runtime.weights().open("file", stored.path())) else {

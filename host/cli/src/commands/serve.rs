@@ -83,14 +83,21 @@ pub(crate) struct Settings {
     /// Connections at once, streams included. When there are more, idle ones are closed; the others wait.
     #[arg(long, default_value_t = Config::default().connections, value_name = "N")]
     connections: usize,
-    /// Streams of predictions that may be open at once for each owner.
+    /// Streams of predictions and runs, and downloads, that may be open at once for each owner.
     #[arg(long, default_value_t = Config::default().streams_per_owner, value_name = "N")]
     streams_per_owner: usize,
+    /// Versions kept open at once; those that were called longest ago are closed first.
+    #[arg(long, default_value_t = Config::default().open_versions, value_name = "N")]
+    open_versions: usize,
     /// The largest request body, in MiB.
     #[arg(long, default_value_t = Config::default().max_body_bytes >> 20, value_name = "MIB")]
     max_body_mb: u64,
-    /// Memory for weights on the device, in MiB.
-    #[arg(long, default_value_t = Config::default().weight_budget >> 20, value_name = "MIB")]
+    /// Memory that all calls together may hold, in MiB; three eighths of what the machine or the control group has unless given, three
+    /// quarters with a GPU.
+    #[arg(long, default_value_t = Config::default().memory_bytes >> 20, value_name = "MIB", hide_default_value = true)]
+    memory_mb: u64,
+    /// Memory for weights on the device, in MiB; three eighths of what the machine or the control group has unless given, 8 GiB on a GPU.
+    #[arg(long, default_value_t = Config::default().weight_budget >> 20, value_name = "MIB", hide_default_value = true)]
     weight_budget_mb: u64,
 }
 
@@ -121,7 +128,9 @@ impl Settings {
             queue_limit: self.queue,
             connections: self.connections,
             streams_per_owner: self.streams_per_owner,
+            open_versions: self.open_versions,
             max_body_bytes: self.max_body_mb.saturating_mul(1 << 20),
+            memory_bytes: self.memory_mb.saturating_mul(1 << 20),
             weight_budget: self.weight_budget_mb.saturating_mul(1 << 20),
             ..Config::default()
         }

@@ -74,6 +74,7 @@ impl files::HostOutputFile for State {
         if wanted > limit {
             return Err(Error::quota(format!("output files would take {wanted} bytes; the limit is {limit}")).into());
         }
+        self.keep(wanted.saturating_add(self.output_bytes))?;
         self.file_bytes = wanted;
         self.outputs
             .get_mut(this.rep())

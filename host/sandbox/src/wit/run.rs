@@ -60,6 +60,7 @@ impl run::Host for State {
         if let Err(e) = json::check(&item) {
             return Err(Error::internal(format!("an emitted item is not JSON: {e}")).into());
         }
+        self.keep(wanted.saturating_add(self.file_bytes))?;
         self.output_bytes = wanted;
         self.items += 1;
         if let Some(events) = &mut self.events {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::HeaderMap;
@@ -12,6 +12,7 @@ use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 
 use crate::app::App;
+use crate::config::Config;
 use crate::problem::Problem;
 use crate::run::invalid_json;
 
@@ -145,11 +146,60 @@ async fn next(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     Ok(None)
 }
 
-/// The next piece of a body that has to come within `timeout`.
-pub(crate) async fn next_within(body: &mut Body, timeout: Duration) -> Result<Option<Bytes>, Problem> {
-    tokio::time::timeout(timeout, next(body))
-        .await
-        .map_err(|_| Problem::slow_body())?
+/// How slowly large bodies may come and go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slowest {
+    /// The longest that nothing comes.
+    pause: Duration,
+    /// Bytes a second.
+    rate: u64,
+}
+
+impl Slowest {
+    /// As the settings say.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            pause: config.read_timeout,
+            rate: config.slowest.max(1),
+        }
+    }
+
+    /// How long so many bytes may be on their way.
+    pub(crate) fn time(self, bytes: u64) -> Duration {
+        (self.pause * 2).saturating_add(Duration::from_secs(bytes / self.rate))
+    }
+}
+
+/// A large body, piece by piece.
+pub(crate) struct Coming {
+    slowest: Slowest,
+    body: Body,
+    started: Instant,
+    bytes: u64,
+}
+
+impl Coming {
+    /// One that begins to come.
+    pub(crate) fn new(config: &Config, body: Body) -> Self {
+        Self {
+            slowest: Slowest::of(config),
+            body,
+            started: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    /// The next piece.
+    ///
+    /// # Errors
+    /// 408 for too slow a client, 400 for one that left.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        let due = self.slowest.time(self.bytes).saturating_sub(self.started.elapsed());
+        let piece = tokio::time::timeout(due.min(self.slowest.pause), next(&mut self.body)).await;
+        let piece = piece.map_err(|_| Problem::slow_body())??;
+        self.bytes += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Ok(piece)
+    }
 }
 
 /// Reads and parses a JSON body. What the client got wrong is told in its words: line, column, unknown fields.

@@ -19,10 +19,7 @@ use crate::predictions::flush;
 use crate::predictions::request::invalid;
 use crate::problem::Problem;
 use crate::registry::Card;
-use crate::store::registry::{Reason, Removal};
-
-/// Models of one owner, at most.
-const MAX_MODELS: usize = 1000;
+use crate::store::registry::{Creation, MAX_MODELS, Reason, Removal};
 
 /// The longest text of a card, in bytes, its readme apart.
 const MAX_TEXT: usize = 4096;
@@ -117,7 +114,7 @@ pub(crate) async fn create(
     headers: HeaderMap,
     sent: Body,
 ) -> Result<Response<Body>, Problem> {
-    let (principal, snapshot) = app.authorize(&headers, Scope::Publish)?;
+    let (principal, _) = app.authorize(&headers, Scope::Publish)?;
     let new: New = body::parse(&app, &headers, sent).await?;
     check_name("owner", &new.owner).map_err(|why| invalid("owner", &why))?;
     check_name("name", &new.name).map_err(|why| invalid("name", &why))?;
@@ -135,25 +132,20 @@ pub(crate) async fn create(
         Some(_) => {}
     }
     let name = format!("{}/{}", new.owner, new.name);
-    let prefix = format!("{}/", new.owner);
-    if snapshot
-        .models(None)
-        .filter(|model| model.name.starts_with(&prefix))
-        .count()
-        >= MAX_MODELS
-    {
-        return Err(Problem::unprocessable(
-            "too-many",
-            format!("an owner has at most {MAX_MODELS} models"),
-        ));
-    }
     let mut card = Card::default();
     apply(new.card.checked()?, &mut card);
     let created = app.store.create_model(name.clone(), private, card).await;
-    if !created.map_err(Problem::internal)? {
-        return Err(Problem::conflict("a model of this name exists already"));
+    match created.map_err(Problem::internal)? {
+        Creation::Made => {}
+        Creation::TooMany => return Err(Problem::unprocessable("too-many", too_many_models())),
+        Creation::Conflict => return Err(Problem::conflict("a model of this name exists already")),
     }
     shown(&app, &headers, &name, StatusCode::CREATED).await
+}
+
+/// Why an owner gets no further model.
+pub(crate) fn too_many_models() -> String {
+    format!("an owner has at most {MAX_MODELS} models")
 }
 
 async fn shown(app: &Arc<App>, headers: &HeaderMap, name: &str, status: StatusCode) -> Result<Response<Body>, Problem> {
@@ -236,14 +228,14 @@ pub(crate) async fn remove_version(
     let (principal, snapshot) = app.authorize(&headers, Scope::Publish)?;
     let Path((owner, name, reference)) = path.map_err(|_| Problem::not_found("this version"))?;
     let model = own(&snapshot, &principal, &owner, &name)?;
-    let id = model
+    let version = model
         .resolve(Some(&reference))
-        .map(|version| version.id)
         .ok_or_else(|| Problem::not_found("this version"))?;
     // Calls that leave no row of their own are counted a moment later.
     flush(&app).await;
-    let removal = app.store.remove_version(model.name.to_string(), id).await;
+    let removal = app.store.remove_version(model.name.to_string(), version.id).await;
     removed(removal.map_err(Problem::internal)?, &principal, "this version")?;
+    app.shelf.forget(version);
     Ok(StatusCode::ACCEPTED.into_response())
 }
 

@@ -12,6 +12,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 
 /// How long a connection has to be idle before it makes room: its last reply is with its client by then.
 const IDLE: Duration = Duration::from_secs(1);
@@ -122,17 +123,30 @@ impl Drop for Place {
 pub(crate) struct Sent {
     body: Body,
     place: Arc<Place>,
+    /// Ends the connection of a reply that is not read in time.
+    late: Option<AbortHandle>,
 }
 
 impl Sent {
-    /// The body of a reply to a request that made its connection busy.
-    pub(crate) fn new(body: Body, place: Arc<Place>) -> Self {
-        Self { body, place }
+    /// The body of a reply to a request that made its connection busy, to be read within a time if one is given.
+    pub(crate) fn new(body: Body, place: Arc<Place>, time: Option<Duration>) -> Self {
+        let late = time.map(|time| {
+            let leave = Arc::clone(&place.leave);
+            let late = tokio::spawn(async move {
+                tokio::time::sleep(time).await;
+                leave.notify_one();
+            });
+            late.abort_handle()
+        });
+        Self { body, place, late }
     }
 }
 
 impl Drop for Sent {
     fn drop(&mut self) {
+        if let Some(late) = &self.late {
+            late.abort();
+        }
         self.place.is_idle();
     }
 }

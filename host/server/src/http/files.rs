@@ -1,7 +1,6 @@
 //! Files: sent, listed, looked at, downloaded, removed.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -19,10 +18,6 @@ use crate::auth::{Principal, Scope};
 use crate::files::links::{self, Signed};
 use crate::files::{File, Kind, New, not_found};
 use crate::problem::Problem;
-
-/// An upload has this long, and a second more for each of so many bytes that it may have.
-const UPLOAD_TIME: Duration = Duration::from_secs(60);
-const UPLOAD_RATE: u64 = 64 << 10;
 
 type Id = Result<Path<String>, PathRejection>;
 
@@ -63,17 +58,9 @@ pub(crate) async fn create(
     app.files
         .check_room(owner, announced.saturating_sub(upload::BESIDE))
         .await?;
-    let own = app.files.uploads.try_acquire(owner).ok_or_else(|| {
-        let detail = "your other uploads are still on their way; wait for some to end";
-        let title = "Too many requests";
-        Problem::new(StatusCode::TOO_MANY_REQUESTS, title, "too-many-uploads", detail).retry_after(1)
-    })?;
-    let place = app.uploads.try_acquire();
-    let place = place.map_err(|_| Problem::busy("other uploads are on their way; try again in a moment", 2))?;
-    let time = UPLOAD_TIME.saturating_add(Duration::from_secs(limit / UPLOAD_RATE));
-    let read = tokio::time::timeout(time, upload::read(&app, &headers, sent)).await;
-    let sent = read.map_err(|_| Problem::slow_body())??;
-    drop((own, place));
+    let place = app.uploads.place(owner)?;
+    let sent = upload::read(&app, &headers, sent).await?;
+    drop(place);
     let new = New {
         owner: Arc::clone(owner),
         kind: Kind::Upload,
@@ -148,7 +135,9 @@ pub(crate) async fn bytes(
         signature,
     };
     let file = app.files.by_link(&link).await?;
-    download::send(&app.files, &file, &headers).await
+    let place = app.streams.place(&file.owner)?;
+    let response = download::send(&app.files, &file, &headers).await?;
+    Ok(place.hold(response))
 }
 
 /// A file as today's clients read it; `kind` and `urls.download` are beyond what they know.

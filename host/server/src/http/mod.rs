@@ -2,7 +2,7 @@
 
 mod account;
 pub(crate) mod body;
-mod cards;
+pub(crate) mod cards;
 mod collections;
 pub(crate) mod connections;
 mod deployments;
@@ -23,6 +23,7 @@ mod sse;
 pub(crate) mod streams;
 mod tokens;
 pub(crate) mod upload;
+pub(crate) mod uploads;
 mod usage;
 mod webhooks;
 
@@ -32,7 +33,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
 use axum::http::{HeaderName, Request, Response, StatusCode};
@@ -61,6 +62,9 @@ const MAX_HEAD: usize = 32 << 10;
 
 /// How long a client may leave sent bytes unacknowledged, or not read its reply, before the connection is given up.
 const UNREAD_MS: u32 = 120_000;
+
+/// Replies up to so many bytes are on their way at once: nobody waits until they are read.
+const SMALL: u64 = 256 << 10;
 
 /// Every path.
 pub(crate) fn router(app: Arc<App>) -> Router {
@@ -183,7 +187,7 @@ pub(crate) async fn listen(app: &Arc<App>, listener: TcpListener, connections: &
                 ended = connection => if let Err(e) = ended {
                     tracing::debug!("a connection ended: {e}");
                 },
-                () = place.leave() => tracing::debug!("an idle connection has made room"),
+                () = place.leave() => tracing::debug!("a connection was idle or slow, and is closed"),
             }
         });
     }
@@ -208,12 +212,16 @@ async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Sent>, Infallible> {
     at.is_busy();
-    let response = answer(app, router, request).await?;
-    Ok(response.map(|body| Sent::new(body, at)))
+    let response = answer(&app, router, request).await?;
+    let size = body::announced(response.headers()).or_else(|| HttpBody::size_hint(response.body()).exact());
+    let time = size
+        .filter(|size| *size > SMALL)
+        .map(|size| body::Slowest::of(&app.config).time(size));
+    Ok(response.map(|body| Sent::new(body, at, time)))
 }
 
 /// One request: names it, routes it, logs and counts the response.
-async fn answer(app: Arc<App>, router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(app: &App, router: Router, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
     let mut request = request.map(Body::new);
     let preflight = mounts::preflight(&request);

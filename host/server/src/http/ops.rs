@@ -45,10 +45,12 @@ pub(crate) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
     let (models, versions) = snapshot.count();
     let connections = app.connections.open();
     let weight_bytes = app.sandboxes.weight_bytes();
+    let memory = app.sandboxes.memory();
     let now = Now {
         queued,
         running,
         weight_bytes,
+        memory: (memory.held(), memory.shared()),
         open: app.shelf.len(),
         models,
         versions,

@@ -76,9 +76,9 @@ pub(crate) async fn blob(
     State(app): State<Arc<App>>,
     path: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
-    mut sent: Body,
+    sent: Body,
 ) -> Result<Response<Body>, Problem> {
-    app.authorize(&headers, Scope::Publish)?;
+    let (principal, _) = app.authorize(&headers, Scope::Publish)?;
     let Path(text) = path.map_err(|_| Problem::not_found("this blob"))?;
     let expected = digest(&text)?;
     let limit = app.config.max_blob_bytes;
@@ -90,26 +90,26 @@ pub(crate) async fn blob(
         let status = if new { StatusCode::CREATED } else { StatusCode::OK };
         Ok(reply(status, &json!({"sha256": text})))
     };
+    let place = app.uploads.place(principal.owner())?;
+    let mut sent = body::Coming::new(&app.config, sent);
     if app.blobs.has(&expected) {
         // What is there is right; the body is read to its end so that the connection can be used again, and kept nowhere.
         let mut left = limit;
-        while let Some(piece) = body::next_within(&mut sent, app.config.read_timeout).await? {
+        while let Some(piece) = sent.next().await? {
             left = left
                 .checked_sub(piece.len() as u64)
                 .ok_or_else(|| Problem::too_large(limit))?;
         }
         return stored(false);
     }
-    let permit = Arc::clone(&app.uploads).try_acquire_owned();
-    let permit = permit.map_err(|_| Problem::busy("other blobs are being sent; try again in a moment", 2))?;
     let (pieces, queue) = mpsc::channel(PIECES);
     let blobs = Arc::clone(&app.blobs);
     let writing = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
+        let _place = place;
         write(&blobs, &expected, queue)
     });
     let mut size = 0_u64;
-    while let Some(piece) = body::next_within(&mut sent, app.config.read_timeout).await? {
+    while let Some(piece) = sent.next().await? {
         size += piece.len() as u64;
         if size > limit {
             return Err(Problem::too_large(limit));

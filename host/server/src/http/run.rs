@@ -75,10 +75,11 @@ async fn answer(
         events,
     };
     if wants_events(&parts.headers) {
+        let place = app.streams.place(principal.owner())?;
         let (listener, events) = sse::channel();
         let running = start(app, ask(bytes, Some(listener))).await?;
         drop(reserved);
-        return Ok(sse::stream(Arc::clone(app), running, events, id));
+        return Ok(place.hold(sse::stream(Arc::clone(app), running, events, id)));
     }
     let running = start(app, ask(bytes, None)).await?;
     drop(reserved);

@@ -12,6 +12,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use axum::http::{HeaderMap, Response};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -34,14 +35,15 @@ const PURPOSE: &str = "stream";
 /// When to try again if too many streams are open, in seconds.
 const TRY_AGAIN: u64 = 5;
 
-/// The streams that may be open at once: so many of each owner, and so many in all.
+/// Replies that may take as long as their readers like, streams and downloads, that may be open at once: so many of each owner, and so
+/// many in all.
 pub(crate) struct Streams {
     all: Arc<Semaphore>,
     each: Keyed,
 }
 
 /// A stream's place, given back when dropped.
-struct Place {
+pub(super) struct Place {
     _of_owner: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
@@ -55,16 +57,29 @@ impl Streams {
         }
     }
 
-    fn place(&self, owner: &str) -> Result<Place, Problem> {
+    pub(super) fn place(&self, owner: &str) -> Result<Place, Problem> {
         let of_owner = self.each.try_acquire(owner).ok_or_else(|| {
-            Problem::too_many_streams("as many streams are open as one owner may have; close some", TRY_AGAIN)
+            let detail = "as many streams and downloads are open as one owner may have; close some";
+            Problem::too_many_streams(detail, TRY_AGAIN)
         })?;
         let of_all = Arc::clone(&self.all).try_acquire_owned().map_err(|_| {
-            Problem::too_many_streams("as many streams are open as this server has room for", TRY_AGAIN)
+            let detail = "as many streams and downloads are open as this server has room for";
+            Problem::too_many_streams(detail, TRY_AGAIN)
         })?;
         Ok(Place {
             _of_owner: of_owner,
             _of_all: of_all,
+        })
+    }
+}
+
+impl Place {
+    /// Is held until the reply has been sent, or given up.
+    pub(super) fn hold(self, response: Response<Body>) -> Response<Body> {
+        response.map(|body| {
+            Body::from_stream(body.into_data_stream().inspect(move |_| {
+                let _held = &self;
+            }))
         })
     }
 }
@@ -118,12 +133,12 @@ pub(crate) async fn stream(
             ended(&app, row).await
         }
     };
-    let mut response = Response::new(Body::from_stream(events(app, live, position, place)));
+    let mut response = Response::new(Body::from_stream(events(app, live, position)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    Ok(response)
+    Ok(place.hold(response))
 }
 
 /// One that only the ledger knows, to be read like one in memory.
@@ -152,14 +167,12 @@ struct Reader {
     changes: watch::Receiver<u64>,
     position: Position,
     done: bool,
-    _place: Place,
 }
 
 fn events(
     app: Arc<App>,
     live: Arc<Live>,
     position: Position,
-    place: Place,
 ) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
     let changes = live.watch();
     let reader = Reader {
@@ -168,7 +181,6 @@ fn events(
         changes,
         position,
         done: false,
-        _place: place,
     };
     futures::stream::unfold(reader, |mut reader| async move {
         if reader.done {

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
@@ -17,7 +16,7 @@ use futures::Stream;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use super::body;
+use super::body::Coming;
 use crate::app::App;
 use crate::files::disk::Incoming;
 use crate::files::{disk_problem, media_type};
@@ -70,7 +69,7 @@ struct Draft {
 /// 415 for something else than a form, 413 for too large a file, 422 for a form without a file or with unusable fields, 408 for too
 /// slow a client, 400 for one that left.
 pub(crate) async fn read(app: &App, headers: &HeaderMap, sent: Body) -> Result<Sent, Problem> {
-    let (paced, pace) = Paced::new(sent, app.config.read_timeout, app.files.largest());
+    let (paced, pace) = Paced::new(Coming::new(&app.config, sent), app.files.largest());
     let mut request = Request::new(Body::from_stream(paced));
     // The form has limits of its own.
     DefaultBodyLimit::disable().apply(&mut request);
@@ -290,9 +289,9 @@ impl Pace {
 }
 
 impl Paced {
-    fn new(body: Body, timeout: Duration, largest: u64) -> (Self, Pace) {
+    fn new(body: Coming, largest: u64) -> (Self, Pace) {
         let pieces = futures::stream::unfold(body, move |mut body| async move {
-            match body::next_within(&mut body, timeout).await {
+            match body.next().await {
                 Ok(Some(piece)) => Some((Ok(piece), body)),
                 Ok(None) => None,
                 Err(problem) => Some((Err(problem), body)),

@@ -72,6 +72,13 @@ pub(super) fn failed(row: &mut Prediction, failure: Failure, by_limit: bool) {
     });
 }
 
+/// Ended because there was no room for a file of its output.
+pub(super) fn not_kept(row: &mut Prediction, why: &str) {
+    tracing::error!(id = %row.id, why, "an output could not be kept");
+    row.status = Status::Failed;
+    row.error = Some(format!("the output could not be kept: {why}"));
+}
+
 /// Ended well; its output is kept under `key`, if there is one.
 pub(super) async fn succeeded(
     app: &App,
@@ -88,12 +95,7 @@ pub(super) async fn succeeded(
             row.output = Some(json.into());
             live.set_items(items);
         }
-        Err(why) => {
-            tracing::error!(id = %row.id, why, "an output could not be kept");
-            row.status = Status::Failed;
-            row.error = Some(format!("the output could not be kept: {why}"));
-            return;
-        }
+        Err(why) => return not_kept(row, &why),
     }
     if let Some(key) = key {
         app.predictions.cache.put(

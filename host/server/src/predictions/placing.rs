@@ -30,7 +30,7 @@ pub(super) struct Placer {
     /// The URL of each that is kept.
     urls: Vec<Option<String>>,
     /// Why one could not be kept, which ends the prediction.
-    failed: Option<String>,
+    pub(super) failed: Option<String>,
 }
 
 impl Placer {
@@ -161,6 +161,11 @@ impl Placing {
     /// Waits until it has done its work; for ever, if it has none.
     pub(super) async fn done(&mut self) {
         self.idle = Some((&mut self.work).await);
+    }
+
+    /// Whether a file could not be kept, so that what the run goes on to make is in vain.
+    pub(super) fn has_failed(&self) -> bool {
+        self.idle.as_ref().is_some_and(|placer| placer.failed.is_some())
     }
 
     /// Does what is left to do when the run is over.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::billing::{self, Reserved};
 use super::cache::CacheKey;
-use super::ending::{failed, finish, leave, measured, stopped, succeeded};
+use super::ending::{failed, finish, leave, measured, not_kept, stopped, succeeded};
 use super::engine::record;
 use super::live::{Live, Reason};
 use super::placing::Placing;
@@ -20,7 +20,7 @@ use crate::ids;
 use crate::lanes::{Job as LaneJob, Ticket};
 use crate::problem::Problem;
 use crate::redact::Redactor;
-use crate::run::refused;
+use crate::run::{code, refused};
 use crate::shelf::Ready;
 use crate::store::ledger::{self, IdempotencyKey};
 use crate::store::{Store, now_ms};
@@ -109,6 +109,7 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
     };
     let hears = Arc::clone(live);
     let call = Call {
+        owner: Arc::clone(owner),
         input,
         files,
         seed: ids::seed(),
@@ -127,6 +128,7 @@ pub(super) fn launch(app: &App, live: &Arc<Live>, work: Work, admission: Admissi
             return;
         }
         let outcome = on_lane.call(&store, &begins.key.0, call, redactor);
+        let outcome = outcome.unwrap_or_else(|why| on_lane.set_aside(&why));
         let _ = done.send((outcome, waited));
     });
     let taken = match admission {
@@ -201,7 +203,12 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
                 placing.begin(&app, &live);
                 telling.changed(&app, &live);
             }
-            () = placing.done() => placing.begin(&app, &live),
+            () = placing.done() => {
+                if placing.has_failed() {
+                    live.cancel.cancel();
+                }
+                placing.begin(&app, &live);
+            }
             () = telling.due() => telling.tell(&app, &live),
         }
     };
@@ -213,10 +220,11 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
     let placer = placing.end(&app, &live).await;
     let mut row = live.row();
     let (reason, _) = live.stopping();
+    let in_vain = placer.failed.clone();
     match (outcome, reason) {
         // Neither its caller nor its deadline ended it: the server is stopping, and the next start runs it again.
         (None, None) => return left(&app, &live, job),
-        (Some((outcome, _)), None) if is_cancelled(&outcome) => return left(&app, &live, job),
+        (Some((outcome, _)), None) if is_cancelled(&outcome) && in_vain.is_none() => return left(&app, &live, job),
         (None, Some(reason)) => stopped(&mut row, reason),
         (Some((outcome, waited)), reason) => {
             measured(&app, &mut row, &outcome, waited);
@@ -230,11 +238,12 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
                     succeeded(&app, &live, &mut row, output, placer, job.ready.iterator, job.key).await;
                 }
                 Err(failure) => {
-                    let code = failure.code.name();
+                    let code = code(&failure);
                     app.metrics
                         .failed(&job.ready.metrics, code, queue_us, row.took.compute_us, total_us);
-                    match reason {
-                        Some(reason) if failure.code == Code::Cancelled => stopped(&mut row, reason),
+                    match (reason, in_vain) {
+                        (Some(reason), _) if failure.code == Code::Cancelled => stopped(&mut row, reason),
+                        (None, Some(why)) if failure.code == Code::Cancelled => not_kept(&mut row, &why),
                         _ => failed(&mut row, failure, job.by_limit),
                     }
                 }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicI64;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::registry::{Creation, is_full};
 use super::{Store, StoreError, now_ms};
 use crate::auth::{Scope, Scopes, Token};
 use crate::catalog::{Snapshot, Version};
@@ -16,6 +17,8 @@ use crate::shelf::Slot;
 pub(crate) struct NewVersion {
     /// `owner/name`.
     pub(crate) model: String,
+    /// When its model was made, if there was one when the publish began: it is published to that one, or not at all.
+    pub(crate) model_made: Option<i64>,
     /// sha256 of `manifest`.
     pub(crate) id: VersionId,
     /// The semver in the manifest.
@@ -44,12 +47,24 @@ pub(crate) struct StoredVersion {
 }
 
 impl Store {
-    /// Makes a version visible, with its aliases: both or neither.
-    pub(crate) async fn publish(&self, new: NewVersion) -> Result<(), StoreError> {
+    /// Makes a version visible, with its aliases and its model if there is none: all or nothing.
+    pub(crate) async fn publish(&self, new: NewVersion) -> Result<Creation, StoreError> {
         let now = now_ms();
-        let work = move |c: &Connection| -> rusqlite::Result<super::writer::Apply> {
-            c.prepare_cached("INSERT INTO models (name, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-                .execute(params![new.model, now])?;
+        let work = move |c: &Connection| -> rusqlite::Result<(Creation, Option<super::writer::Apply>)> {
+            let found: Option<i64> = c
+                .prepare_cached("SELECT created_at FROM models WHERE name = ?1")?
+                .query_row([&new.model], |row| row.get(0))
+                .optional()?;
+            if new.model_made.is_some() && new.model_made != found {
+                return Ok((Creation::Conflict, None));
+            }
+            if found.is_none() {
+                if is_full(c, &new.model)? {
+                    return Ok((Creation::TooMany, None));
+                }
+                c.prepare_cached("INSERT INTO models (name, created_at) VALUES (?1, ?2)")?
+                    .execute(params![new.model, now])?;
+            }
             c.prepare_cached(
                 "INSERT INTO versions (model, id, number, description, manifest, prepared, created_at, granted)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (model, id) DO UPDATE SET prepared = excluded.prepared",
@@ -58,7 +73,7 @@ impl Store {
             for alias in &new.aliases {
                 point(c, &new.model, alias, new.id, now)?;
             }
-            Ok(Box::new(move |snapshot| {
+            let apply: super::writer::Apply = Box::new(move |snapshot| {
                 let model = snapshot.model_mut(&new.model, now);
                 let version = Version {
                     id: new.id,
@@ -73,9 +88,10 @@ impl Store {
                 for alias in new.aliases {
                     model.point(alias, new.id);
                 }
-            }))
+            });
+            Ok((Creation::Made, Some(apply)))
         };
-        self.writer.change(work).await
+        self.writer.decide(work).await
     }
 
     /// Points aliases at a version of the model, which must exist.
@@ -136,11 +152,11 @@ impl Store {
         self.readers.read(query).await
     }
 
-    /// The manifest of every version, to learn which blobs are in use.
-    pub(crate) async fn manifests(&self) -> Result<Vec<String>, StoreError> {
+    /// The manifest of every version and what was made of its component, to learn what is in use.
+    pub(crate) async fn kept(&self) -> Result<Vec<(String, String)>, StoreError> {
         let query = |c: &Connection| {
-            c.prepare("SELECT manifest FROM versions")?
-                .query_map([], |row| row.get(0))?
+            c.prepare("SELECT manifest, prepared FROM versions")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect()
         };
         self.readers.read(query).await
@@ -259,6 +275,7 @@ mod tests {
     fn new(n: u8, aliases: &[&str]) -> NewVersion {
         NewVersion {
             model: "o/m".to_owned(),
+            model_made: None,
             id: VersionId([n; 32]),
             number: format!("{n}.0.0"),
             description: format!("version {n}"),
@@ -330,7 +347,7 @@ mod tests {
             ("{\"n\":2}", "{\"again\":true}")
         );
         assert!(store.version(VersionId([9; 32])).await.unwrap().is_none());
-        assert_eq!(store.manifests().await.unwrap().len(), 2);
+        assert_eq!(store.kept().await.unwrap().len(), 2);
         store.ping().await.unwrap();
     }
 

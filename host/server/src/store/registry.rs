@@ -44,6 +44,29 @@ pub(crate) enum Reason {
     Others,
 }
 
+/// Models of one owner, at most.
+pub(crate) const MAX_MODELS: u32 = 1000;
+
+/// What came of making something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Creation {
+    /// It is there.
+    Made,
+    /// What is there already, or is there no more, is in its way.
+    Conflict,
+    /// Its owner has as many models as an owner may have.
+    TooMany,
+}
+
+/// Whether the owner of a model `owner/name` may have no more of them.
+pub(super) fn is_full(c: &Connection, model: &str) -> rusqlite::Result<bool> {
+    let owner = model.split('/').next().unwrap_or_default();
+    // The character behind the slash is the zero.
+    let sql = "SELECT count(*) FROM models WHERE name > ?1 || '/' AND name < ?1 || '0'";
+    let models: u32 = c.prepare_cached(sql)?.query_row([owner], |row| row.get(0))?;
+    Ok(models >= MAX_MODELS)
+}
+
 fn text(card: &Card) -> String {
     // Strings and nothing else.
     serde_json::to_string(card).unwrap_or_else(|_| "{}".to_owned())
@@ -59,21 +82,24 @@ fn shows(apply: impl FnOnce(&mut Snapshot) + Send + 'static) -> Option<Apply> {
 }
 
 impl Store {
-    /// Makes a model without versions. Whether there was none of its name.
-    pub(crate) async fn create_model(&self, name: String, private: bool, card: Card) -> Result<bool, StoreError> {
+    /// Makes a model without versions.
+    pub(crate) async fn create_model(&self, name: String, private: bool, card: Card) -> Result<Creation, StoreError> {
         let now = now_ms();
-        let work = move |c: &Connection| -> Decided<bool> {
-            let sql =
-                "INSERT INTO models (name, created_at, private, card) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
-            if c.execute(sql, params![name, now, private, text(&card)])? == 0 {
-                return Ok((false, None));
+        let work = move |c: &Connection| -> Decided<Creation> {
+            if exists(c, "SELECT 1 FROM models WHERE name = ?1", params![name])? {
+                return Ok((Creation::Conflict, None));
             }
+            if is_full(c, &name)? {
+                return Ok((Creation::TooMany, None));
+            }
+            let sql = "INSERT INTO models (name, created_at, private, card) VALUES (?1, ?2, ?3, ?4)";
+            c.execute(sql, params![name, now, private, text(&card)])?;
             let apply = shows(move |snapshot| {
                 let model = snapshot.model_mut(&name, now);
                 model.private = private;
                 model.card = Arc::new(card);
             });
-            Ok((true, apply))
+            Ok((Creation::Made, apply))
         };
         self.writer.decide(work).await
     }

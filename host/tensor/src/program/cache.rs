@@ -98,8 +98,28 @@ impl ProgramCache {
             return Ok(program);
         }
         let key = key(owner, &digest, files);
-        let program = Program::compile(digest, description, files, &self.weights, go_on)?;
+        let make_room = |bytes| self.make_room(bytes);
+        let program = Program::compile(digest, description, files, &self.weights, &make_room, go_on)?;
         Ok(self.lock().keep(key, Arc::new(program), self.capacity))
+    }
+
+    /// Lets programs go that hold weights and that nobody runs, those used longest ago first, until so many more bytes of weights find
+    /// room: a weight leaves only when no program has it.
+    fn make_room(&self, bytes: u64) {
+        while !self.weights.has_room(bytes) {
+            let mut cached = self.lock();
+            let idle = |(_, entry): &(&Key, &Entry)| {
+                Arc::strong_count(&entry.program) == 1 && !entry.program.description.weights.is_empty()
+            };
+            let oldest = cached.programs.iter().filter(idle).min_by_key(|(_, entry)| entry.used);
+            let Some(gone) = oldest
+                .map(|(key, _)| key.clone())
+                .and_then(|key| cached.programs.remove(&key))
+            else {
+                return;
+            };
+            cached.bytes -= gone.program.bytes;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Cached> {

@@ -28,11 +28,13 @@ const MAX_FOLDED_FLOPS: u64 = 50_000_000;
 type Files = BTreeMap<String, Arc<WeightFile>>;
 
 impl Program {
+    /// Before weights are loaded, `make_room` is told how many bytes they take.
     pub(super) fn compile(
         digest: String,
         description: &Description,
         files: &Files,
         weights: &WeightStore,
+        make_room: &dyn Fn(u64),
         go_on: &mut dyn FnMut() -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let types = description.check_while(go_on)?;
@@ -43,7 +45,7 @@ impl Program {
             }
         }
         let mut known = Known::default();
-        known.bind_weights(description, files, weights)?;
+        known.bind_weights(description, files, weights, make_room)?;
         known.bind_constants(description, executor)?;
         let leaves = description.leaves() as u32;
         let mut room = Room {
@@ -76,7 +78,13 @@ struct Known {
 }
 
 impl Known {
-    fn bind_weights(&mut self, description: &Description, files: &Files, weights: &WeightStore) -> Result<(), Error> {
+    fn bind_weights(
+        &mut self,
+        description: &Description,
+        files: &Files,
+        weights: &WeightStore,
+        make_room: &dyn Fn(u64),
+    ) -> Result<(), Error> {
         let uses = Uses::of(description, weights.executor().is_some());
         let mut loads = Vec::new();
         for (i, weight) in description.weights.iter().enumerate() {
@@ -112,6 +120,13 @@ impl Known {
             if anything {
                 loads.push((value, file, weight, false));
             }
+        }
+        let mut missing = 0_u64;
+        for (_, file, weight, product) in &loads {
+            missing = missing.saturating_add(weights.missing(file, &weight.name, weight.dtype, *product)?);
+        }
+        if missing > 0 {
+            make_room(missing);
         }
         // Copying weights out of their files is most of a first call: every core takes part.
         let load = |(value, file, weight, product): &(u32, &Arc<WeightFile>, &WeightRef, bool)| {
