@@ -65,8 +65,11 @@ pub const PANICKED: &str = "the model panicked";
 /// What the caller is told of a guest that called the host in a way that no guest may.
 pub const RULE: &str = "the model stopped: it broke a rule of the host";
 
-/// A call on this thread: what it returned, or what the caller was told of its failure.
-pub fn run(guest: &Guest) -> Result<String, (Code, String)> {
+/// What a call returned, or what the caller was told of its failure.
+pub type End = Result<String, (Code, String)>;
+
+/// A call on this thread.
+pub fn run(guest: &Guest) -> End {
     let call = Call {
         input: "{}".into(),
         ..Call::default()
@@ -79,7 +82,7 @@ pub fn run(guest: &Guest) -> Result<String, (Code, String)> {
 }
 
 /// Guests that end soon and badly, each in its own way, and how.
-pub fn hostile(host: &Host) -> Vec<(Guest, Result<String, (Code, String)>)> {
+pub fn hostile(host: &Host) -> Vec<(Guest, End)> {
     let held = r#"(call $upload (i32.const 3) (i32.const 4096) (i32.const 1) (i32.const 0) (i32.const 65536) (i32.const 5000))"#;
     let size = r#"(data (i32.const 4096) "\00\00\01\00")"#;
     let predict = |body: &str| format!("(func $predict (param $p i32) (param $n i32) (result i32) {body})");
