@@ -133,6 +133,7 @@ fn stand(thread: Pid, nice: i32, slice: Duration) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use rustix::time::{ClockId, clock_gettime};
     use std::sync::mpsc;
