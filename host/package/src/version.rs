@@ -132,7 +132,7 @@ impl VersionManifest {
             return Err(Error::Version(Note::new("manifest", what, "")));
         }
         let manifest: Self = serde_json::from_str(json).map_err(|e| {
-            let help = "send the document that `VersionManifest::canonical_json` writes";
+            let help = "send a version's manifest as `maquette publish` writes it";
             Error::Version(Note::new(
                 format!("manifest line {} column {}", e.line(), e.column()),
                 strict::plain(&e),

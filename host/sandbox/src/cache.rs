@@ -74,7 +74,7 @@ pub(crate) fn record(engine: &Engine, key: &str) -> PathBuf {
 pub(crate) fn find(engine: &Engine, artifact: &Artifact) -> Result<PathBuf, Error> {
     if !artifact.name.ends_with(&format!(".{}.cwasm", engine.compatibility())) || artifact.name.contains('/') {
         return Err(Error::artifact(
-            "the component was compiled by another build of the host",
+            "the component was compiled by another build of the host: prepare it again",
         ));
     }
     let path = engine.cache().join(&artifact.name);
@@ -92,7 +92,7 @@ pub(crate) fn find(engine: &Engine, artifact: &Artifact) -> Result<PathBuf, Erro
     }
     if hex::encode(sha.finalize()) != artifact.sha256 {
         return Err(Error::artifact(format!(
-            "{} is not what was written: its digest differs",
+            "{} is not what was written, its digest differs: prepare the component again",
             artifact.name
         )));
     }

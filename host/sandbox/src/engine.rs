@@ -9,7 +9,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 
 use crate::bindings::Model;
 use crate::error::Error;
-use crate::limits::{MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLES};
+use crate::limits::{MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS, MAX_TABLES};
 use crate::state::State;
 
 /// How often running guests look whether they have to stop.
@@ -81,7 +81,7 @@ fn pool(calls: u32) -> PoolingAllocationConfig {
         .max_memories_per_module(MAX_MEMORIES)
         .max_tables_per_component(MAX_TABLES)
         .max_memory_size(MAX_MEMORY_BYTES as usize)
-        .table_elements(100_000)
+        .table_elements(MAX_TABLE_ELEMENTS)
         .max_component_instance_size(2 << 20)
         .max_core_instance_size(2 << 20)
         // Clearing a memory by hand costs more than letting the kernel drop its pages, but for the first few that every call touches.

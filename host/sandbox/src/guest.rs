@@ -11,6 +11,7 @@ use wasmtime::Store;
 use wasmtime::component::Component;
 
 use crate::bindings::ModelPre;
+use crate::bindings::maquette::model::types;
 use crate::cache;
 use crate::call::{Call, Failure, Outcome, Output, Report};
 use crate::engine::Engine;
@@ -21,6 +22,9 @@ use crate::prepare::{Description, Load, Parts, Prepared, open_package};
 use crate::state::{Package, Phase, State};
 use crate::store;
 use crate::trap;
+
+/// How an export ended; an error is told with the export's name.
+type Ended<T, E> = Result<T, (&'static str, E)>;
 
 /// A version ready to be called. Cheap to clone; holds the compiled code and the version's files open.
 #[derive(Clone)]
@@ -101,9 +105,16 @@ impl Guest {
         let guest = &*self.0;
         let limits = &guest.package.limits;
         let limit = Duration::from_millis(limits.timeout_ms);
-        let deadline = started + call.timeout.map_or(limit, |timeout| timeout.min(limit));
+        let allowed = call.timeout.map_or(limit, |timeout| timeout.min(limit));
 
-        let mut state = State::new(&guest.runtime, &guest.package, &call.owner, Phase::Load, deadline);
+        let mut state = State::new(
+            &guest.runtime,
+            &guest.package,
+            &call.owner,
+            Phase::Load,
+            started,
+            allowed,
+        );
         state.cancel = call.cancel;
         state.seed = call.seed;
         state.files = call.files;
@@ -116,8 +127,8 @@ impl Guest {
         let (logs, dropped_log_bytes) = state.log.take();
         let result = match result {
             Ok(Ok(json)) => finish(&mut state, json),
-            Ok(Err(failure)) => Err(failure),
-            Err((export, error)) => Err(trap::explain(&error, export, limits, &state.limiter, &logs)),
+            Ok(Err((export, error))) => Err(trap::said(error, export, &state)),
+            Err((export, error)) => Err(trap::explain(&error, export, &state, &logs)),
         };
         let result = result.map_err(|failure| match state.share.refused() {
             Some(full) => trap::crowded(failure, full),
@@ -146,14 +157,14 @@ impl Guest {
         Outcome { result, report }
     }
 
-    /// The guest's part: what it returned, how it failed in its own words, or how it was stopped and in which export.
+    /// The guest's part: what it returned, how it failed in its own words, or how it was stopped.
     fn predict(
         &self,
         store: &mut Store<State>,
         input: &str,
         started: Instant,
         instantiate_us: &mut u64,
-    ) -> Result<Result<String, Failure>, (&'static str, wasmtime::Error)> {
+    ) -> Ended<Ended<String, types::Error>, wasmtime::Error> {
         if let Some(stop) = store.data().stop() {
             return Err(("predict", stop.into()));
         }
@@ -162,7 +173,7 @@ impl Guest {
         if let Load::PerSandbox { .. } = self.0.load {
             match predictor.call_load(&mut *store) {
                 Ok(Ok(())) => {}
-                Ok(Err(e)) => return Ok(Err(said(e))),
+                Ok(Err(e)) => return Ok(Err(("load", e))),
                 Err(e) => return Err(("load", e)),
             }
         }
@@ -170,15 +181,10 @@ impl Guest {
         store.data_mut().phase = Phase::Predict;
         match predictor.call_predict(&mut *store, input) {
             Ok(Ok(json)) => Ok(Ok(json)),
-            Ok(Err(e)) => Ok(Err(said(e))),
+            Ok(Err(e)) => Ok(Err(("predict", e))),
             Err(e) => Err(("predict", e)),
         }
     }
-}
-
-/// A guest's own error.
-fn said(error: crate::bindings::maquette::model::types::Error) -> Failure {
-    Failure::new(error.code.into(), trap::message(&error.message))
 }
 
 /// Checks what the guest returned.

@@ -37,7 +37,18 @@ pub fn check_imports(wasm: &[u8]) -> Result<Vec<String>, Error> {
             wasm.len()
         )));
     }
-    let malformed = |e: wasmparser::BinaryReaderError| Error::component(format!("not a valid component: {e}"));
+    if !wasm.starts_with(b"\0asm") {
+        return Err(Error::component(
+            "this is not WebAssembly: send the .wasm file that `maquette build` makes, neither packed nor compiled for a machine (.cwasm)",
+        ));
+    }
+    let malformed = |e: wasmparser::BinaryReaderError| {
+        Error::component(format!(
+            "the component is not valid: {} at byte {:#x}; it is damaged or cut off: build it and send it again",
+            e.message(),
+            e.offset()
+        ))
+    };
     let mut exports_predictor = false;
     let mut imports = BTreeSet::new();
     let mut depth = 0_u32;
@@ -133,8 +144,15 @@ mod tests {
             check_imports(b"\0asm garbage")
                 .unwrap_err()
                 .message
-                .contains("not a valid component")
+                .starts_with("the component is not valid: ")
         );
-        assert!(check_imports(b"").unwrap_err().message.contains("component"));
+        for other in [&b""[..], b"\0as", b"PK\x03\x04", b"\x7fELF", b"(component)"] {
+            assert!(
+                check_imports(other)
+                    .unwrap_err()
+                    .message
+                    .starts_with("this is not WebAssembly: ")
+            );
+        }
     }
 }

@@ -49,6 +49,9 @@ pub(crate) const MAX_MEMORIES: u32 = 4;
 /// Tables that one sandbox may take.
 pub(crate) const MAX_TABLES: u32 = 16;
 
+/// Elements that one table may have.
+pub(crate) const MAX_TABLE_ELEMENTS: usize = 100_000;
+
 /// Bytes that one table element is counted as: the size of the host's pointer to it.
 const TABLE_ELEMENT_BYTES: usize = 8;
 

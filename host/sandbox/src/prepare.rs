@@ -20,7 +20,7 @@ use crate::call::LogLine;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::imports::{MAX_COMPONENT_BYTES, check_imports};
-use crate::limits::Limits;
+use crate::limits::{Limits, MAX_INSTANCES, MAX_MEMORIES, MAX_MEMORY_BYTES, MAX_TABLE_ELEMENTS, MAX_TABLES};
 use crate::snapshot;
 use crate::state::{Asset, Package, Phase, State};
 use crate::store;
@@ -264,8 +264,7 @@ pub(crate) fn open_package(runtime: &Runtime, parts: &Parts) -> Result<Package, 
 }
 
 fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, Error> {
-    snapshot::compile(engine.wasmtime(), wasm)
-        .map_err(|e| Error::component(format!("the component does not compile: {e:#}")))
+    snapshot::compile(engine.wasmtime(), wasm).map_err(|e| uncompilable(&e))
 }
 
 fn precompile(engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Vec<u8>> {
@@ -273,7 +272,20 @@ fn precompile(engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Vec<u8>> {
 }
 
 fn plain(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, Error> {
-    precompile(engine, wasm).map_err(|e| Error::component(format!("the component does not compile: {e:#}")))
+    precompile(engine, wasm).map_err(|e| uncompilable(&e))
+}
+
+/// Why the compiler refuses a component.
+fn uncompilable(error: &wasmtime::Error) -> Error {
+    let cause = format!("{error:#}").replace('\n', ": ");
+    Error::component(if cause.contains("pooling allocator") {
+        format!(
+            "the component takes more than a sandbox has, which is {MAX_INSTANCES} core instances, {MAX_MEMORIES} memories of up to \
+             {MAX_MEMORY_BYTES} bytes, {MAX_TABLES} tables of {MAX_TABLE_ELEMENTS} elements, one for each core module: {cause}"
+        )
+    } else {
+        format!("the component does not compile: {cause}")
+    })
 }
 
 /// A sandbox in which `describe` and `load` run.
@@ -291,8 +303,8 @@ impl Run {
         package: &Arc<Package>,
         component: &Component,
     ) -> Result<Self, Error> {
-        let deadline = Instant::now() + Duration::from_millis(package.limits.timeout_ms);
-        let state = State::new(runtime, package, &package.owner, Phase::Load, deadline);
+        let allowed = Duration::from_millis(package.limits.timeout_ms);
+        let state = State::new(runtime, package, &package.owner, Phase::Load, Instant::now(), allowed);
         let mut store = store::new(engine, state);
         let pre = engine.linker().instantiate_pre(component).map_err(|e| {
             Error::component(format!(
@@ -369,6 +381,6 @@ impl Run {
 fn failed(store: &wasmtime::Store<State>, error: &wasmtime::Error, export: &str) -> Error {
     let state = store.data();
     let (logs, _) = state.log.take();
-    let failure = trap::explain(error, export, &state.package.limits, &state.limiter, &logs);
+    let failure = trap::explain(error, export, state, &logs);
     Error::component(format!("`{export}` failed: {}", failure.message)).with_detail(failure.detail)
 }

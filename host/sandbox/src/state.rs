@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use maquette_tensor::ops::{self, Code};
 use maquette_tensor::{Budget, Control, KvCache, Program, Runtime, Scope, Share, Tensor, WeightFile};
@@ -88,7 +88,12 @@ pub(crate) struct State {
     kept: u64,
     pub(crate) phase: Phase,
     pub(crate) deadline: Instant,
+    /// The time that there was until the deadline.
+    pub(crate) allowed: Duration,
     pub(crate) cancel: Cancel,
+    /// Whether a host function was left or refused because the call had to stop: whatever the guest makes of that, it is why the call
+    /// ends.
+    left: bool,
     pub(crate) crossings: u64,
     pub(crate) seed: u64,
     pub(crate) runtime: Arc<Runtime>,
@@ -114,13 +119,15 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state of a call of `owner`, or of what prepares a component.
+    /// The state of a call of `owner`, or of what prepares a component, that began at some time and may go on for as long as it is
+    /// allowed.
     pub(crate) fn new(
         runtime: &Arc<Runtime>,
         package: &Arc<Package>,
         owner: &Arc<str>,
         phase: Phase,
-        deadline: Instant,
+        started: Instant,
+        allowed: Duration,
     ) -> Self {
         let share = runtime.memory().share(owner);
         Self {
@@ -128,8 +135,10 @@ impl State {
             share,
             kept: 0,
             phase,
-            deadline,
+            deadline: started + allowed,
+            allowed,
             cancel: Cancel::default(),
+            left: false,
             crossings: 0,
             seed: 0,
             runtime: Arc::clone(runtime),
@@ -211,6 +220,11 @@ impl State {
             None
         }
     }
+
+    /// Why the guest was told to stop, if it was.
+    pub(crate) fn told_to_stop(&self) -> Option<Stop> {
+        self.stop().filter(|_| self.left)
+    }
 }
 
 /// The table of streams and sleeps, each of which is a box or two of the host's that no budget pays for.
@@ -234,10 +248,13 @@ impl WasiView for State {
 impl types::Host for State {
     fn convert_error(&mut self, error: HostError) -> wasmtime::Result<types::Error> {
         match error {
-            HostError::Guest(error) => Ok(types::Error {
-                code: error.code.into(),
-                message: error.message,
-            }),
+            HostError::Guest(error) => {
+                self.left |= matches!(error.code, Code::Timeout | Code::Cancelled);
+                Ok(types::Error {
+                    code: error.code.into(),
+                    message: error.message,
+                })
+            }
             HostError::Trap(error) => Err(error),
         }
     }

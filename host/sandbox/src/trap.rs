@@ -6,10 +6,10 @@ use maquette_tensor::Full;
 use maquette_tensor::ops::Code;
 use wasmtime::{Trap, WasmBacktrace};
 
+use crate::bindings::maquette::model::types;
 use crate::call::{Failure, LogLevel, LogLine};
-use crate::limits::{Limiter, Limits};
 use crate::log::clean;
-use crate::state::Stop;
+use crate::state::{State, Stop};
 
 /// How many of the guest's last words on standard error go into the detail.
 const LAST_LINES: usize = 20;
@@ -21,32 +21,20 @@ const MAX_MESSAGE_BYTES: usize = 4096;
 const MAX_NAME_BYTES: usize = 512;
 
 /// Explains a trap. `export` is what the guest ran (`predict`, `load`), `logs` what it said.
-pub(crate) fn explain(
-    error: &wasmtime::Error,
-    export: &str,
-    limits: &Limits,
-    limiter: &Limiter,
-    logs: &[LogLine],
-) -> Failure {
+pub(crate) fn explain(error: &wasmtime::Error, export: &str, state: &State, logs: &[LogLine]) -> Failure {
+    let stop = state.told_to_stop().or_else(|| error.downcast_ref::<Stop>().cloned());
     // Sandboxes that there is no room for are the host's matter.
-    let broke = !error.is::<wasmtime::PoolConcurrencyLimitError>()
-        && !matches!(error.downcast_ref::<Stop>(), Some(Stop::Timeout | Stop::Cancelled));
-    let (code, message) = if let Some(stop) = error.downcast_ref::<Stop>() {
-        match stop {
-            Stop::Timeout => (
-                Code::Timeout,
-                format!("`{export}` did not end within {} ms", limits.timeout_ms),
-            ),
-            Stop::Cancelled => (Code::Cancelled, "the call was cancelled".to_owned()),
-            Stop::Impure(_) => (Code::Internal, stop.to_string()),
-        }
+    let broke =
+        !error.is::<wasmtime::PoolConcurrencyLimitError>() && !matches!(stop, Some(Stop::Timeout | Stop::Cancelled));
+    let (code, message) = if let Some(stop) = stop {
+        stopped(&stop, export, state)
     } else if let Some(exit) = error.downcast_ref::<wasmtime_wasi::I32Exit>() {
         (
             Code::Internal,
             format!("the model called exit({}) instead of returning", exit.0),
         )
-    } else if let Some(wanted) = limiter.refused {
-        let limit = limits.memory_bytes;
+    } else if let Some(wanted) = state.limiter.refused {
+        let limit = state.package.limits.memory_bytes;
         (
             Code::Quota,
             format!("the model ran out of memory: it wanted {wanted} bytes, its limit is {limit}"),
@@ -87,6 +75,31 @@ pub(crate) fn crowded(failure: Failure, full: Full) -> Failure {
         detail: failure.detail.or(Some(failure.message)),
         broke: false,
         crowded: full.by_others(),
+    }
+}
+
+/// What the caller is told of a guest that the host stopped.
+fn stopped(stop: &Stop, export: &str, state: &State) -> (Code, String) {
+    match stop {
+        Stop::Timeout => (
+            Code::Timeout,
+            format!("`{export}` did not end within {} ms", state.allowed.as_millis()),
+        ),
+        Stop::Cancelled => (Code::Cancelled, "the call was cancelled".to_owned()),
+        Stop::Impure(_) => (Code::Internal, stop.to_string()),
+    }
+}
+
+/// A guest's own error. After it was told to stop, that is why it failed, and what it says of it is for the contributor.
+pub(crate) fn said(error: types::Error, export: &str, state: &State) -> Failure {
+    let message = message(&error.message);
+    let Some(stop) = state.told_to_stop() else {
+        return Failure::new(error.code.into(), message);
+    };
+    let (code, told) = stopped(&stop, export, state);
+    Failure {
+        detail: Some(message),
+        ..Failure::new(code, told)
     }
 }
 

@@ -193,7 +193,7 @@ impl Kernel<'_> {
             Op::Ceil => x.ceil()?,
             Op::Round => x.round()?,
             Op::Sign => x.sign()?,
-            Op::Cast => x.to_dtype(candle_dtype(self.out.dtype))?,
+            Op::Cast => pieces::cast(x, candle_dtype(self.out.dtype))?,
             Op::Sum | Op::Mean | Op::Max | Op::Min => self.reduce(op, x)?,
             Op::Argmax => self.shaped(dense(x)?.argmax(self.axis(0, x.rank())?)?)?,
             Op::Argmin => self.shaped(dense(x)?.argmin(self.axis(0, x.rank())?)?)?,
@@ -240,8 +240,7 @@ impl Kernel<'_> {
                     Error::unsupported("only a program can append to a cache: record one with `compile`").into(),
                 );
             }
-            Op::Softmax => self.softmax(x, self.axis(0, x.rank())?)?,
-            Op::LogSoftmax => norm::log_softmax(x, self.axis(0, x.rank())?)?,
+            Op::Softmax | Op::LogSoftmax => self.softmax(op, x, self.axis(0, x.rank())?)?,
             Op::LayerNorm => self.layer_norm(x, self.input(1)?, self.inputs.get(2).copied(), self.float(0)? as f32)?,
             Op::RmsNorm => self.rms_norm(x, self.input(1)?, self.float(0)? as f32)?,
             Op::Conv2d

@@ -58,7 +58,9 @@ impl KvCache {
                 spec.layers
             )));
         }
-        let lists = budget.charge(lists(spec.layers as usize, 0))?;
+        let lists = budget
+            .charge(lists(spec.layers as usize, 0))
+            .map_err(|e| e.at("the cache"))?;
         Ok(Self {
             _lists: lists,
             spec,
@@ -119,7 +121,10 @@ impl KvCache {
     /// `quota`.
     pub fn fork(&self) -> Result<Self, Error> {
         let pages = self.layers.borrow().iter().map(Vec::len).sum();
-        let lists = self.budget.charge(lists(self.spec.layers as usize, pages))?;
+        let lists = self
+            .budget
+            .charge(lists(self.spec.layers as usize, pages))
+            .map_err(|e| e.at("the fork of the cache"))?;
         Ok(Self {
             _lists: lists,
             spec: self.spec,
@@ -159,7 +164,7 @@ impl KvCache {
         // A page of a few numbers takes more for itself and its place in the list than for the numbers.
         let bytes = page.saturating_add((size_of::<Paid>() + 2 * size_of::<Arc<Paid>>()) as u64);
         let fresh = || -> Result<Paid, Error> {
-            let charge = self.budget.charge(bytes)?;
+            let charge = self.budget.charge(bytes).map_err(|e| e.at("the cache"))?;
             Ok(Paid {
                 page: Page::new(heads as usize, width as usize, value_width as usize),
                 _charge: charge,

@@ -183,7 +183,10 @@ impl Program {
         for (cache, more) in caches.iter().zip(&plan.appended) {
             cache.reserve(*more)?;
         }
-        let peak = scope.budget().charge(plan.cost.peak_bytes)?;
+        let peak = scope
+            .budget()
+            .charge(plan.cost.peak_bytes)
+            .map_err(|e| e.at("the program"))?;
         let control = scope.control();
         let (dense, _copies) = control.stoppable(|| dense(scope, inputs))?;
         let mut values = Values {

@@ -132,13 +132,13 @@ impl Scope {
         if let Some(executor) = self.runtime.executor() {
             return self.upload(executor, ty, bytes);
         }
-        let charge = Arc::new(self.budget.charge(ty.bytes())?);
+        let charge = self.budget.charge(ty.bytes()).map_err(|e| e.at(&ty))?;
         let inner = tensor::from_bytes(dtype, shape, bytes)?;
         self.count(|stats| stats.uploaded_bytes += bytes.len() as u64);
         Ok(Tensor {
             elements: Elements::Here(inner),
             ty,
-            owner: Owner::Budget(charge),
+            owner: Owner::Budget(Arc::new(charge)),
         })
     }
 
@@ -186,7 +186,8 @@ impl Scope {
             _ => {
                 let mut charge = self
                     .budget
-                    .charge(cost.output_bytes.saturating_add(cost.temporary_bytes))?;
+                    .charge(cost.output_bytes.saturating_add(cost.temporary_bytes))
+                    .map_err(|e| e.at(spec.applied_to(&types)))?;
                 let inner = self.run(spec, &list, attrs, &ty)?;
                 charge.shrink(cost.output_bytes);
                 Ok(Tensor {
@@ -269,7 +270,10 @@ impl Scope {
         let inner = tensor.here()?;
         // A view is made contiguous first, as a whole.
         let copy = if inner.is_contiguous() { 0 } else { tensor.bytes() };
-        let _charge = self.budget.charge(copy)?;
+        let _charge = self
+            .budget
+            .charge(copy)
+            .map_err(|e| e.at(format_args!("reading {}", tensor.ty)))?;
         let copy = || tensor::to_bytes(inner, start as usize, count as usize);
         let bytes = self.control.stoppable(copy)?;
         self.count(|stats| stats.read_bytes += bytes.len() as u64);
@@ -290,10 +294,7 @@ impl Scope {
 pub(crate) fn guard<T>(spec: &OpSpec, kernel: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(kernel)) {
         Ok(Ok(tensor)) => Ok(tensor),
-        Ok(Err(mut error)) => {
-            error.message = format!("{}: {}", spec.name, error.message);
-            Err(error)
-        }
+        Ok(Err(error)) => Err(error.at(spec.name)),
         Err(payload) if payload.is::<Stopped>() => Err(Error::cancelled(format!("{}: stopped", spec.name))),
         Err(_) => Err(Error::internal(format!(
             "{}: the kernel failed; this is a fault of the host",

@@ -49,6 +49,7 @@ fn processor_time() -> Duration {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::thread;
 

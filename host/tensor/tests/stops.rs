@@ -18,8 +18,8 @@ const BUDGET: u64 = 3 << 30;
 /// After how long a call has to stop here.
 const SOON: Duration = Duration::from_millis(15);
 
-/// How long leaving may take on a machine that is loaded many times over. Every op below takes that long or longer as a whole
-/// where it is not left, on the processors of this decade.
+/// How long leaving may take on a machine that is loaded many times over. Most ops below take that long or longer as a whole where
+/// they are not left; reductions take a tenth of it, and one that is not left would simply succeed.
 const LEFT: Duration = Duration::from_millis(2500);
 
 /// Tensors of any values, dense, quickly.
@@ -71,7 +71,7 @@ fn ints(shape: &[u32]) -> Attr {
     Attr::Ints(shape.iter().map(|dim| i64::from(*dim)).collect())
 }
 
-/// An op that takes seconds as a whole.
+/// An op that takes long as a whole.
 struct Long {
     op: &'static str,
     inputs: Vec<Tensor>,
@@ -223,7 +223,56 @@ fn long_ops() -> Vec<Box<dyn Fn(&Maker) -> Long>> {
                 vec![Attr::Int(0)],
             )
         }),
+        // Reductions of a gibibyte to one number.
+        Box::new(|m| long("sum/1", vec![gibibyte(m)], vec![])),
+        Box::new(|m| long("max/1", vec![gibibyte(m)], vec![])),
+        Box::new(|m| long("min/1", vec![gibibyte(m)], vec![Attr::Ints(vec![0, 1])])),
+        Box::new(|m| long("mean/1", vec![m.cast(&m.floats(&[48 * M]), DType::F16)], vec![])),
+        Box::new(|m| long("sum/1", vec![m.zeros(&[32 * M], DType::I64)], vec![])),
+        Box::new(|m| long("argmax/1", vec![m.floats(&[1, 64 * M])], vec![Attr::Int(1)])),
+        Box::new(|m| long("argmin/1", vec![m.floats(&[64 * M, 1])], vec![Attr::Int(0)])),
+        Box::new(|m| long("sample/1", vec![m.floats(&[16 * M])], vec![])),
+        Box::new(|m| {
+            let attrs = vec![Attr::Float(0.7), Attr::Int(1000), Attr::Float(0.9)];
+            long("sample/1", vec![m.cast(&m.floats(&[8 * M]), DType::F16)], attrs)
+        }),
+        Box::new(|m| long("logsumexp/1", vec![m.floats(&[1, 64 * M])], vec![Attr::Int(1)])),
+        Box::new(|m| long("log_softmax/1", vec![m.floats(&[1, 48 * M])], vec![])),
+        Box::new(|m| long("log_softmax/1", vec![m.floats(&[24 * M, 2])], vec![Attr::Int(0)])),
+        Box::new(|m| long("softmax/1", vec![m.floats(&[3, 16 * M, 1])], vec![Attr::Int(1)])),
+        Box::new(|m| {
+            let x = m.floats(&[32 * M]);
+            long("layer_norm/1", vec![x.clone(), x.clone(), x], vec![])
+        }),
+        Box::new(|m| {
+            let x = m.floats(&[32 * M]);
+            long("rms_norm/1", vec![x.clone(), x], vec![])
+        }),
+        Box::new(|m| {
+            long(
+                "conv_transpose1d/1",
+                vec![m.floats(&[1, 1, 8 * M]), m.floats(&[1, 1, 64])],
+                vec![],
+            )
+        }),
+        Box::new(|m| {
+            long(
+                "where/1",
+                vec![
+                    m.zeros(&[48 * M], DType::U8),
+                    m.zeros(&[48 * M], DType::F16),
+                    m.zeros(&[48 * M], DType::F16),
+                ],
+                vec![],
+            )
+        }),
     ]
+}
+
+/// A gibibyte of floats, which take no more memory than a row of them.
+fn gibibyte(m: &Maker) -> Tensor {
+    let attrs = [Attr::Ints(vec![4096, 65_536])];
+    apply(&m.scope, "broadcast_to/1", &[&m.floats(&[1, 65_536])], &attrs)
 }
 
 #[test]
@@ -370,6 +419,142 @@ fn what_is_computed_in_pieces_is_what_it_is_as_a_whole() {
         .flat_map(|part| bytes(&m, &apply(&m.scope, "log/1", &[part], &[])))
         .collect();
     assert!(logs == parts);
+}
+
+#[test]
+fn what_is_reduced_in_pieces_to_one_number_is_what_it_is_as_a_whole() {
+    let m = Maker::new();
+    let x = m.floats(&[3, 700, 500]);
+    // Equal elements in many pieces, transposed, and a part of something larger.
+    let equal = apply(&m.scope, "round/1", &[&x], &[]);
+    let turned = m.view("transpose/1", &x, &[0, 2]);
+    let wide = m.view("narrow/1", &m.floats(&[700, 1000]), &[1, 250, 600]);
+    for x in [&x, &equal, &turned, &wide] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::U8, DType::U32, DType::I64] {
+            let x = match dtype {
+                DType::F32 => x.clone(),
+                DType::F16 | DType::BF16 => m.cast(x, dtype),
+                // From 0 to 250.
+                _ => m.cast(
+                    &apply(&m.scope, "affine/1", &[x], &[Attr::Float(250.0), Attr::Float(0.0)]),
+                    dtype,
+                ),
+            };
+            let all = read(&m.scope, &x);
+            let rank = all.shape.len();
+            let over: Vec<i64> = (0..rank as i64).collect();
+            for attrs in [vec![], vec![Attr::Ints(over), Attr::Flag(true)]] {
+                let one = |op: &str| {
+                    let found = apply(&m.scope, op, &[&x], &attrs);
+                    assert_eq!(found.shape(), vec![1; if attrs.is_empty() { 0 } else { rank }], "{op}");
+                    read(&m.scope, &found).data[0]
+                };
+                assert_eq!(
+                    one("max/1"),
+                    all.data.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+                    "{dtype}"
+                );
+                assert_eq!(
+                    one("min/1"),
+                    all.data.iter().copied().fold(f64::INFINITY, f64::min),
+                    "{dtype}"
+                );
+                let sum: f64 = all.data.iter().sum();
+                match dtype {
+                    DType::U8 => assert_eq!(one("sum/1"), sum % 256.0),
+                    DType::U32 | DType::I64 => assert_eq!(one("sum/1"), sum),
+                    // More than the largest half float.
+                    DType::F16 => assert_eq!(one("sum/1"), f64::INFINITY),
+                    _ => {
+                        let step = if dtype == DType::F32 {
+                            f64::from(f32::EPSILON)
+                        } else {
+                            1.0 / 256.0
+                        };
+                        assert!((one("sum/1") / sum - 1.0).abs() <= step, "{dtype}");
+                    }
+                }
+                if !dtype.is_int() {
+                    let mean = sum / all.data.len() as f64;
+                    let step = if dtype == DType::F32 {
+                        f64::from(f32::EPSILON)
+                    } else {
+                        1.0 / 256.0
+                    };
+                    assert!((one("mean/1") / mean - 1.0).abs() <= step, "{dtype}");
+                }
+            }
+            // The first of equals.
+            let line = apply(&m.scope, "reshape/1", &[&x], &[Attr::Ints(vec![1, -1])]);
+            for op in ["argmax/1", "argmin/1"] {
+                let at = read(&m.scope, &apply(&m.scope, op, &[&line], &[Attr::Int(1)])).data[0] as usize;
+                let found = all.data[at];
+                let better = |x: f64| if op == "argmax/1" { x > found } else { x < found };
+                assert!(!all.data.iter().any(|x| better(*x)), "{op} of {dtype}");
+                assert_eq!(all.data.iter().position(|x| *x == found), Some(at), "{op} of {dtype}");
+            }
+        }
+    }
+    // What is not a number is passed over, wherever a piece begins.
+    let mut data = vec![1.0; 5 * maquette_tensor::ops::PIECE];
+    for at in (1..data.len()).step_by(64) {
+        data[at] = f64::NAN;
+    }
+    data.iter_mut().step_by(128 << 10).skip(1).for_each(|x| *x = f64::NAN);
+    data[300_000] = 2.0;
+    let x = common::upload(
+        &m.scope,
+        &common::Plain {
+            shape: vec![data.len()],
+            data,
+        },
+        DType::F32,
+    );
+    assert_eq!(read(&m.scope, &apply(&m.scope, "max/1", &[&x], &[])).data, [2.0]);
+    assert_eq!(
+        read(&m.scope, &apply(&m.scope, "argmax/1", &[&x], &[Attr::Int(0)])).data,
+        [300_000.0]
+    );
+}
+
+#[test]
+fn long_rows_agree_with_float64() {
+    let m = Maker::new();
+    let x = m.floats(&[2, 700_001]);
+    let (weight, bias) = (m.floats(&[700_001]), m.floats(&[700_001]));
+    let attrs = [Attr::Float(1e-5)];
+    let norm = apply(&m.scope, "layer_norm/1", &[&x, &weight, &bias], &attrs);
+    let scale = apply(&m.scope, "rms_norm/1", &[&x, &weight], &attrs);
+    let log = apply(&m.scope, "log_softmax/1", &[&x], &[]);
+    // Along the other dimension of what is the same, turned.
+    let turned = m.view("transpose/1", &x, &[0, 1]);
+    let down = apply(&m.scope, "log_softmax/1", &[&turned], &[Attr::Int(0)]);
+    assert_eq!(down.shape(), [700_001, 2]);
+    assert!(bytes(&m, &m.view("transpose/1", &down, &[0, 1])) == bytes(&m, &log));
+    let plain = |x: &Tensor| read(&m.scope, x).data;
+    let (weight, bias) = (plain(&weight), plain(&bias));
+    let found = [plain(&norm), plain(&scale), plain(&log)];
+    for (row, x) in plain(&x).chunks(700_001).enumerate() {
+        let mean_of = |f: &dyn Fn(f64) -> f64| x.iter().map(|x| f(*x)).sum::<f64>() / x.len() as f64;
+        let mean = mean_of(&|x| x);
+        let deviation = (mean_of(&|x| (x - mean).powi(2)) + 1e-5).sqrt();
+        let root = (mean_of(&|x| x * x) + 1e-5).sqrt();
+        let sum = (mean_of(&f64::exp) * x.len() as f64).ln();
+        for (i, x) in x.iter().enumerate().step_by(97) {
+            let expected = [
+                (x - mean) / deviation * weight[i] + bias[i],
+                x / root * weight[i],
+                x - sum,
+            ];
+            for (found, expected) in found.iter().zip(expected) {
+                let found = found[row * 700_001 + i];
+                assert!(
+                    (found - expected).abs() <= 2e-6 * expected.abs().max(1.0),
+                    "{i}: {found} is not {expected}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

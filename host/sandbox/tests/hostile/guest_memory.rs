@@ -1,21 +1,23 @@
 //! Guests that want more memory than they have.
 
 use maquette_fixtures as fixtures;
-use maquette_sandbox::{Code, Failure, Limits};
+use maquette_sandbox::{Code, Limits};
 
 use crate::common::{Host, call, limits};
-use crate::{predict, refused, survives, well};
+use crate::{predict, refused, survives, told, well};
 
 #[test]
 fn a_guest_that_grows_meets_its_limit_and_the_caller_is_told() {
     let body = "(func $predict (param i32 i32) (result i32)
         (loop $l (br_if $l (i32.ge_s (memory.grow (i32.const 16)) (i32.const 0)))) unreachable)";
     let (failure, report) = predict(&Host::new(), "", body);
-    assert_eq!(failure.code, Code::Quota);
-    assert!(
-        failure.message.starts_with("the model ran out of memory: it wanted"),
-        "{}",
-        failure.message
+    assert_eq!(
+        told(&failure),
+        (
+            Code::Quota,
+            "the model ran out of memory: it wanted 16908288 bytes, its limit is 16777216",
+            Some("cause: wasm trap: wasm `unreachable` instruction executed\n  0: predict\n")
+        )
     );
     assert!(report.guest_memory_bytes <= limits().memory_bytes);
 }
@@ -24,11 +26,11 @@ fn a_guest_that_grows_meets_its_limit_and_the_caller_is_told() {
 fn many_memories_share_one_limit() {
     let host = Host::new();
     let body = "(memory $b 200) (memory $c 200)";
-    let error = host
-        .try_open(&host.parts(&fixtures::component("", body), limits()))
-        .err()
-        .unwrap();
-    assert!(error.message.contains("ran out of memory"), "{error}");
+    let error = refused(&host, &fixtures::component("", body));
+    assert_eq!(
+        error.message,
+        "`start` failed: the model ran out of memory: it wanted 26345472 bytes, its limit is 16777216"
+    );
 }
 
 #[test]
@@ -62,30 +64,46 @@ fn tables_count_with_memories_and_growth_beyond_fails() {
 
 #[test]
 fn an_initial_memory_beyond_the_limit_is_refused() {
-    for (memory, part) in [
-        ("(memory $b 300)", "ran out of memory"),
-        ("(memory $b 65536)", "exceeds the limit"),
-    ] {
-        let error = refused(&Host::new(), &fixtures::component("", memory));
-        let told = format!("{} {:?}", error.message, error.detail);
-        assert!(told.contains(part), "{told}");
-    }
+    let error = refused(&Host::new(), &fixtures::component("", "(memory $b 300)"));
+    assert_eq!(
+        error.message,
+        "`start` failed: the model ran out of memory: it wanted 19791872 bytes, its limit is 16777216"
+    );
+    assert_eq!(
+        error.detail.unwrap(),
+        "cause: memory minimum size of 300 pages exceeds memory limits\n"
+    );
+    let error = refused(&Host::new(), &fixtures::component("", "(memory $b 65536)"));
+    let cause = "module memory does not fit in pooling allocator requirements: memory index 1 is unsupported in this pooling allocator \
+                 configuration: memory has a minimum byte size of 4294967296 which exceeds the limit of 0x40000000 bytes";
+    assert_eq!((error.message, error.detail), (format!("{ROOM}{cause}"), None));
 }
 
 #[test]
 fn a_huge_table_is_refused_and_not_allocated() {
-    for table in [
-        "(table $t 1000000 funcref)",
-        "(table $t 4294967295 funcref)",
-        "(table $t 99999 funcref) (table $u 99999 funcref) (table $v 99999 funcref) (memory $m 220)",
+    for (table, cause) in [
+        (
+            "(table $t 1000000 funcref)",
+            "table index 0 has a minimum element size of 1000000 which exceeds the limit of 100000",
+        ),
+        (
+            "(table $t 4294967295 funcref)",
+            "table index 0 has a minimum element size of 4294967295 which exceeds the limit of 100000",
+        ),
+        (
+            "(table $t 99999 funcref) (table $u 99999 funcref) (table $v 99999 funcref) (memory $m 220)",
+            "defined tables count of 3 exceeds the per-instance limit of 1",
+        ),
     ] {
         let error = refused(&Host::new(), &fixtures::component("", table));
-        assert!(
-            !error.message.is_empty() && !error.message.contains("panick"),
-            "{error}"
-        );
+        let cause = format!("{ROOM}module table does not fit in pooling allocator requirements: {cause}");
+        assert_eq!((error.message, error.detail), (cause, None));
     }
 }
+
+/// What a component is told that needs more than there is room for; the cause follows.
+const ROOM: &str = "the component takes more than a sandbox has, which is 32 core instances, 4 memories of up to 1073741824 bytes, 16 tables of \
+                    100000 elements, one for each core module: ";
 
 #[test]
 fn a_data_segment_beyond_the_memory_is_refused() {
@@ -93,20 +111,27 @@ fn a_data_segment_beyond_the_memory_is_refused() {
         &Host::new(),
         &fixtures::component("", r#"(data (i32.const 131070) "beyond")"#),
     );
-    assert!(
-        error.message.starts_with("`start` failed: the model stopped"),
-        "{error}"
+    assert_eq!(
+        error.message,
+        "`start` failed: the model stopped: wasm trap: out of bounds memory access"
     );
+    assert_eq!(error.detail.unwrap(), "cause: wasm trap: out of bounds memory access\n");
 }
 
 #[test]
 fn more_memories_or_tables_than_a_sandbox_may_take_are_refused() {
-    for part in ["(memory 0)", "(table 0 funcref)"] {
+    for (part, cause) in [
+        (
+            "(memory 0)",
+            "module memory does not fit in pooling allocator requirements: defined memories count of 41 exceeds the per-instance limit of 4",
+        ),
+        (
+            "(table 0 funcref)",
+            "module table does not fit in pooling allocator requirements: defined tables count of 40 exceeds the per-instance limit of 1",
+        ),
+    ] {
         let error = refused(&Host::new(), &fixtures::component("", &part.repeat(40)));
-        assert!(
-            error.message.contains("does not compile") || error.message.contains("does not fit"),
-            "{error}"
-        );
+        assert_eq!((error.message, error.detail), (format!("{ROOM}{cause}"), None));
     }
 }
 
@@ -126,8 +151,15 @@ fn a_sandbox_that_takes_all_it_may_leaves_its_neighbours_their_room() {
             assert_eq!(call(&good, "[1]").result.unwrap().json, "[1]");
         }
         for thread in held {
-            let Failure { code, .. } = thread.join().unwrap();
-            assert_eq!(code, Code::Timeout, "it ran, and did not lack room");
+            // It ran, and did not lack room.
+            assert_eq!(
+                told(&thread.join().unwrap()),
+                (
+                    Code::Timeout,
+                    "`predict` did not end within 300 ms",
+                    Some("cause: the deadline passed\n  0: predict\n")
+                )
+            );
         }
     });
     well(&host);

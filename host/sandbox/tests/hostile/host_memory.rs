@@ -1,61 +1,84 @@
 //! Guests that want the host's memory: handles, tensors, caches, programs, long arguments.
 
-use maquette_fixtures as fixtures;
 use maquette_sandbox::{Code, Limits};
 
-use crate::common::{Host, call, limits};
-use crate::{TENSORS, predict, survives, well};
+use crate::common::{Host, limits};
+use crate::{RULE, TENSORS, called, passed_on, patient, predict, survives, told};
 
 #[test]
 fn tensors_are_refused_beyond_the_budget_and_the_guest_may_go_on() {
-    let host = Host::new();
-    // Uploads 64 KiB (u8) until refused, then returns the error's code as a digit.
-    let body = r#"
-      (func $predict (param $p i32) (param $n i32) (result i32)
-        (loop $l
-          (call $upload (i32.const 3) (i32.const 4096) (i32.const 1) (i32.const 0) (i32.const 65536) (i32.const 5000))
-          (br_if $l (i32.eqz (i32.load8_u (i32.const 5000)))))
-        (i32.store8 (i32.const 4100) (i32.add (i32.const 48) (i32.load8_u (i32.const 5004))))
-        (call $ok (i32.const 4100) (i32.const 1)))
-      (data (i32.const 4096) "\00\00\01\00")"#;
-    let outcome = call(&host.open(&fixtures::component(TENSORS, body)), "{}");
-    assert_eq!(outcome.result.unwrap().json, "4", "error-code quota is the fifth");
-    assert!(outcome.report.tensor_bytes <= limits().tensor_bytes);
-    assert!(outcome.report.tensor_bytes >= limits().tensor_bytes - (64 << 10));
+    // Uploads 64 KiB (u8) until refused.
+    let step =
+        "(call $upload (i32.const 3) (i32.const 4096) (i32.const 1) (i32.const 0) (i32.const 65536) (i32.const 5000))";
+    let size = r#"(data (i32.const 4096) "\00\00\01\00")"#;
+    let outcome = patient(&Host::new(), TENSORS, &(until_refused(step) + size));
+    assert_eq!(outcome.report.tensor_bytes, limits().tensor_bytes, "to the last byte");
+    assert_eq!(passed_on(outcome), beyond("u8[65536]: ", 65_536, 1 << 20));
+    // Whoever gives one back may have another.
+    let body = format!(
+        "(func $predict (param $p i32) (param $n i32) (result i32)
+        (loop $l {step}
+          (if (i32.eqz (i32.load8_u (i32.const 5000))) (then (local.set $n (i32.load (i32.const 5004))) (br $l))))
+        (call $drop (local.get $n)) {step}
+        (if (i32.load8_u (i32.const 5000)) (then unreachable))
+        (call $ok (local.get $p) (i32.const 2))) {size}"
+    );
+    assert_eq!(survives(&Host::new(), TENSORS, &body).0, "{}");
 }
 
 #[test]
 fn a_shape_whose_product_overflows_or_does_not_match_is_an_error() {
-    let host = Host::new();
-    let body = r#"
-      (func $predict (param $p i32) (param $n i32) (result i32)
-        (call $upload (i32.const 0) (i32.const 4096) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 5000))
-        (i32.store8 (i32.const 4200) (i32.add (i32.const 48) (i32.load8_u (i32.const 5004))))
-        (call $ok (i32.const 4200) (i32.load8_u (i32.const 5000))))
-      (data (i32.const 4096) "\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff\ff")"#;
-    assert_eq!(
-        call(&host.open(&fixtures::component(TENSORS, body)), "{}")
-            .result
-            .unwrap()
-            .json,
-        "1",
-        "code `shape`"
-    );
+    for (shape, rank, bytes, message) in [
+        (
+            r"\ff".repeat(16),
+            4,
+            0,
+            "[4294967295, 4294967295, 4294967295, 4294967295] has more than the 2147483647 elements that are allowed",
+        ),
+        (
+            r"\03\00\00\00".to_owned(),
+            1,
+            8,
+            "8 bytes were given for f32[3], which takes 12",
+        ),
+        (
+            r"\01\00\00\00".repeat(9),
+            9,
+            4,
+            "a shape has 9 dimensions; at most 8 are allowed",
+        ),
+    ] {
+        let body = format!(
+            r#"(func $predict (param i32 i32) (result i32)
+            (call $upload (i32.const 0) (i32.const 4096) (i32.const {rank}) (i32.const 0) (i32.const {bytes}) (i32.const 5000))
+            (i32.const 5000))
+          (data (i32.const 4096) "{shape}")"#
+        );
+        assert_eq!(
+            passed_on(called(&Host::new(), TENSORS, &body, limits())),
+            (Code::Shape, message.to_owned())
+        );
+    }
 }
 
 #[test]
 fn a_forged_or_dropped_handle_ends_the_sandbox() {
-    for body in [
-        "(func $predict (param i32 i32) (result i32) (call $read (i32.const 77) (i32.const 5000)) unreachable)",
-        "(func $predict (param i32 i32) (result i32)
+    for (handle, body) in [
+        (
+            77,
+            "(func $predict (param i32 i32) (result i32) (call $read (i32.const 77) (i32.const 5000)) unreachable)",
+        ),
+        (
+            1,
+            "(func $predict (param i32 i32) (result i32)
            (call $upload (i32.const 3) (i32.const 4096) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 5000))
            (call $drop (i32.load (i32.const 5004)))
            (call $read (i32.load (i32.const 5004)) (i32.const 5000)) unreachable)",
+        ),
     ] {
         let (failure, _) = predict(&Host::new(), TENSORS, body);
-        assert_eq!(failure.code, Code::Internal);
-        let detail = failure.detail.unwrap();
-        assert!(detail.contains("handle"), "{detail}");
+        let detail = format!("cause: unknown handle index {handle}\n  0: function 1\n  1: predict\n");
+        assert_eq!(told(&failure), (Code::Internal, RULE, Some(detail.as_str())));
     }
 }
 
@@ -63,35 +86,34 @@ fn a_forged_or_dropped_handle_ends_the_sandbox() {
 fn an_upload_from_beyond_the_guests_memory_ends_the_sandbox() {
     let (failure, _) = predict(&Host::new(), TENSORS, "(func $predict (param i32 i32) (result i32)
       (call $upload (i32.const 3) (i32.const 4096) (i32.const 1) (i32.const 0) (i32.const -1) (i32.const 5000)) unreachable)");
-    assert_eq!(failure.code, Code::Internal);
+    let detail = "cause: list pointer/length out of bounds of memory\n  0: function 0\n  1: predict\n";
+    assert_eq!(told(&failure), (Code::Internal, RULE, Some(detail)));
 }
 
-/// Repeats a call until its result at 5000 is an error; returns the digit of the error's code. `$i` counts.
+/// Repeats a call until its result at 5000 is an error, and returns that. `$i` counts.
 fn until_refused(step: &str) -> String {
     format!(
-        r#"(func $predict (param $p i32) (param $n i32) (result i32) (local $i i32)
+        "(func $predict (param $p i32) (param $n i32) (result i32) (local $i i32)
         (loop $l
           (local.set $i (i32.add (local.get $i) (i32.const 1)))
           {step}
           (br_if $l (i32.eqz (i32.load8_u (i32.const 5000)))))
-        (i32.store8 (i32.const 4200) (i32.add (i32.const 48) (i32.load8_u (i32.const 5004))))
-        (call $ok (i32.const 4200) (i32.const 1)))"#
+        (i32.const 5000))"
     )
 }
 
-/// `quota` is the fifth code.
-const QUOTA: &str = "4";
+/// The refusal of bytes of tensors and caches beyond the tests' limits.
+fn beyond(place: &str, needed: u64, used: u64) -> (Code, String) {
+    let message = format!(
+        "{place}{needed} bytes of tensors are needed; {used} of 1048576 are in use: drop tensors, use smaller batches, or ask for more in [limits]"
+    );
+    (Code::Quota, message)
+}
 
-/// A host that gives more time than the tests' limits do.
-fn patient(host: &Host, imports: &str, functions: &str) -> (String, maquette_sandbox::Report) {
-    let slow = Limits {
-        timeout_ms: 20_000,
-        ..limits()
-    };
-    let wasm = fixtures::component(imports, functions);
-    let outcome = call(&host.try_open(&host.parts(&wasm, slow)).unwrap().0, "{}");
-    well(host);
-    (outcome.result.unwrap().json, outcome.report)
+/// The refusal of one more object of a kind than a sandbox may hold.
+fn one_too_many(what: &str) -> (Code, String) {
+    let message = format!("a sandbox may hold at most 65536 {what}: drop those no longer used");
+    (Code::Quota, message)
 }
 
 #[test]
@@ -99,11 +121,12 @@ fn a_flood_of_tensor_handles_is_refused_at_65536() {
     // One byte each: the budget of a mebibyte is not what stops them.
     let step =
         "(call $upload (i32.const 3) (i32.const 4096) (i32.const 0) (i32.const 4096) (i32.const 1) (i32.const 5000))";
-    let (json, report) = patient(&Host::new(), TENSORS, &until_refused(step));
+    let outcome = patient(&Host::new(), TENSORS, &until_refused(step));
     assert_eq!(
-        (json.as_str(), report.crossings, report.tensor_bytes),
-        (QUOTA, 65_537, 65_537)
+        (outcome.report.crossings, outcome.report.tensor_bytes),
+        (65_537, 65_537)
     );
+    assert_eq!(passed_on(outcome), one_too_many("tensors"));
 }
 
 #[test]
@@ -115,8 +138,9 @@ fn tensors_created_and_dropped_without_end_cost_what_one_costs() {
           (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 2000))))
         (call $ok (local.get $p) (local.get $n)))
       (data (i32.const 4096) "\00\00\01\00")"#;
-    let (_, report) = patient(&Host::new(), TENSORS, body);
-    assert_eq!((report.crossings, report.tensor_bytes), (2000, 65_536));
+    let outcome = patient(&Host::new(), TENSORS, body);
+    assert_eq!(outcome.result.unwrap().json, "{}");
+    assert_eq!((outcome.report.crossings, outcome.report.tensor_bytes), (2000, 65_536));
 }
 
 const CACHES: &str = r#"
@@ -127,20 +151,24 @@ const CACHES: &str = r#"
 fn a_flood_of_caches_or_forks_is_paid_for() {
     let create =
         "(call $create (i32.const 1024) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const -1) (i32.const 5000))";
-    let (json, report) = patient(&Host::new(), CACHES, &until_refused(create));
-    assert_eq!(json, QUOTA);
+    let outcome = patient(&Host::new(), CACHES, &until_refused(create));
     assert_eq!(
-        report.crossings,
+        outcome.report.crossings,
         (1 << 20) / (1024 * 24) + 1,
         "a list of 24 bytes for each layer"
     );
+    assert_eq!(passed_on(outcome), beyond("the cache: ", 24_576, 42 * 24_576));
     let fork = format!("(if (i32.eq (local.get $i) (i32.const 1)) (then {create} (i32.store (i32.const 4300) (i32.load (i32.const 5004)))))
       (call $fork (i32.load (i32.const 4300)) (i32.const 5000))");
-    let (json, report) = patient(&Host::new(), CACHES, &until_refused(&fork));
-    assert_eq!(json, QUOTA);
+    let outcome = patient(&Host::new(), CACHES, &until_refused(&fork));
     assert!(
-        report.crossings < 50 && report.tensor_bytes <= limits().tensor_bytes,
-        "{report:?}"
+        outcome.report.crossings < 50 && outcome.report.tensor_bytes <= limits().tensor_bytes,
+        "{:?}",
+        outcome.report
+    );
+    assert_eq!(
+        passed_on(outcome),
+        beyond("the fork of the cache: ", 24_576, 42 * 24_576)
     );
 }
 
@@ -168,12 +196,12 @@ fn programs_that_a_sandbox_holds_are_bounded_whatever_the_cache_does() {
         tensor_bytes: 1 << 30,
         ..limits()
     };
-    let wasm = fixtures::component(PROGRAMS, &body);
-    let (guest, _) = host.try_open(&host.parts(&wasm, wide)).unwrap();
-    let outcome = call(&guest, "{}");
-    assert_eq!(outcome.result.unwrap().json, QUOTA);
+    let outcome = called(&host, PROGRAMS, &body, wide);
     assert!((30..=65).contains(&outcome.report.crossings), "{:?}", outcome.report);
-    well(&host);
+    assert_eq!(passed_on(outcome), (
+            Code::Quota,
+            "the programs that the sandbox holds would take 67112960 bytes; the limit is 67108864: drop those no longer used".to_owned()
+        ));
 }
 
 #[test]
@@ -191,12 +219,9 @@ fn arguments_that_repeat_the_same_bytes_are_counted_each_time() {
         (call $compile (i32.const 2097152) (i32.const 100000) {none} {none} {none} {none} {none} {none} (i32.const 5000)) unreachable)"
     );
     let (failure, report) = predict(&Host::new(), PROGRAMS, &body);
-    assert_eq!(
-        (failure.code, failure.message.as_str()),
-        (Code::Internal, "the model stopped: it broke a rule of the host")
-    );
-    let detail = failure.detail.unwrap();
-    assert!(detail.contains("fuel"), "{detail}");
+    let detail = "cause: too much data is being copied between the host and the guest: fuel allocated for hostcalls has been exhausted\n  0: \
+                  function 0\n  1: predict\n";
+    assert_eq!(told(&failure), (Code::Internal, RULE, Some(detail)));
     assert_eq!(report.crossings, 0, "the host function was never entered");
 }
 
@@ -208,10 +233,18 @@ fn a_long_name_is_quoted_back_and_harms_nobody() {
         (memory.fill (i32.const 65536) (i32.const 120) (i32.const 2097152))
         (global.set $next (i32.const 2163712))
         (call $resolve (i32.const 65536) (i32.const 2097152) (i32.const 5000))
-        (i32.store8 (i32.const 4200) (i32.add (i32.const 48) (i32.load8_u (i32.const 5004))))
-        (call $ok (i32.const 4200) (i32.const 1)))"#;
-    let (json, _) = patient(&Host::new(), imports, body);
-    assert_eq!(json, "3", "unsupported");
+        (i32.const 5000))"#;
+    let (code, message) = passed_on(patient(&Host::new(), imports, body));
+    assert_eq!(
+        (code, message),
+        (
+            Code::Unsupported,
+            format!(
+                "there is no op `{}`; the nearest are `argmax/1`, `exp/1`, `expm1/1`. `maquette ops` lists them all",
+                "x".repeat(64)
+            )
+        )
+    );
 }
 
 const OPS: &str = r#"
@@ -238,8 +271,13 @@ fn the_same_handle_twice_is_one_tensor_and_another_kinds_handle_is_refused() {
         (call $fork (i32.load (i32.const 4300)) (i32.const 5000)) unreachable) {data}"
     );
     let (failure, _) = predict(&Host::new(), &imports, &body);
-    assert_eq!(failure.code, Code::Internal);
-    assert!(failure.detail.unwrap().contains("handle"), "a tensor is no cache");
+    let detail = "cause: handle index 1 used with the wrong type, expected guest-defined resource but found a different guest-defined \
+                  resource\n  0: function 5\n  1: predict\n";
+    assert_eq!(
+        told(&failure),
+        (Code::Internal, RULE, Some(detail)),
+        "a tensor is no cache"
+    );
 }
 
 #[test]
@@ -248,9 +286,12 @@ fn output_files_are_bounded_together() {
       (import "maquette:model/files@0.1.0" "[method]output-file.write" (func $write (param i32 i32 i32 i32)))"#;
     let step = "(call $create (i32.const 4096) (i32.const 0) (i32.const 5000))
       (call $write (i32.load (i32.const 5004)) (i32.const 8192) (i32.const 1000) (i32.const 5000))";
-    let (json, report) = patient(&Host::new(), imports, &until_refused(step));
-    assert_eq!((json.as_str(), report.crossings), (QUOTA, 2 * (65_536 / 1000 + 1)));
+    let outcome = patient(&Host::new(), imports, &until_refused(step));
+    assert_eq!(outcome.report.crossings, 2 * (65_536 / 1000 + 1));
+    let message = "output files would take 66000 bytes; the limit is 65536";
+    assert_eq!(passed_on(outcome), (Code::Quota, message.to_owned()));
     let flood = "(call $create (i32.const 4096) (i32.const 0) (i32.const 5000))";
-    let (json, report) = patient(&Host::new(), imports, &until_refused(flood));
-    assert_eq!((json.as_str(), report.crossings), (QUOTA, 65_537));
+    let outcome = patient(&Host::new(), imports, &until_refused(flood));
+    assert_eq!(outcome.report.crossings, 65_537);
+    assert_eq!(passed_on(outcome), one_too_many("output files"));
 }

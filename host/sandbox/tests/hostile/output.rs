@@ -1,10 +1,10 @@
 //! Guests that return, print or log what they should not.
 
 use maquette_fixtures as fixtures;
-use maquette_sandbox::{Call, Code, Event};
+use maquette_sandbox::{Call, Code, Event, LogLevel};
 
-use crate::common::{Host, call, call_with, limits};
-use crate::{predict, refused, well};
+use crate::common::{Host, call, limits};
+use crate::{RULE, ended, passed_on, patient, predict, refused, survives, told, well};
 
 #[test]
 fn an_output_that_is_not_json_or_too_large_is_refused() {
@@ -15,8 +15,14 @@ fn an_output_that_is_not_json_or_too_large_is_refused() {
         r#"
       (func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const 3))) (data (i32.const 4096) "{a}")"#,
     );
-    assert_eq!(failure.code, Code::Internal);
-    assert!(failure.message.contains("not JSON"), "{}", failure.message);
+    assert_eq!(
+        told(&failure),
+        (
+            Code::Internal,
+            "the model returned something that is not JSON: key must be a string at line 1 column 2",
+            None
+        )
+    );
     let (failure, _) = predict(
         &host,
         "",
@@ -24,8 +30,8 @@ fn an_output_that_is_not_json_or_too_large_is_refused() {
       (func $predict (param i32 i32) (result i32) (call $ok (call $alloc (i32.const 70000)) (i32.const 70000)))",
     );
     assert_eq!(
-        (failure.code, failure.message.as_str()),
-        (Code::Quota, "the output takes 70000 bytes; the limit is 65536")
+        told(&failure),
+        (Code::Quota, "the output takes 70000 bytes; the limit is 65536", None)
     );
 }
 
@@ -36,7 +42,8 @@ fn an_output_beyond_the_guests_memory_ends_the_sandbox_and_nothing_else() {
         "",
         "(func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const -1)))",
     );
-    assert_eq!(failure.code, Code::Internal);
+    let detail = "cause: string pointer/length out of bounds of memory\n";
+    assert_eq!(told(&failure), (Code::Internal, RULE, Some(detail)));
 }
 
 #[test]
@@ -51,10 +58,10 @@ fn a_log_flood_is_bounded_and_counted() {
           (br_if $l (i32.lt_u (local.get $i) (i32.const 10000))))
         (call $ok (local.get $p) (local.get $n)))
       (data (i32.const 4096) "0123456789abcdef")"#;
-    let outcome = call(&host.open(&fixtures::component(imports, body)), "{}");
-    assert!(outcome.result.is_ok());
+    let (json, report) = survives(&host, imports, body);
+    assert_eq!(json, "{}");
     assert_eq!(
-        (outcome.report.logs.len(), outcome.report.dropped_log_bytes),
+        (report.logs.len(), report.dropped_log_bytes),
         (128, (10_000 - 128) * 16)
     );
 }
@@ -64,15 +71,8 @@ fn a_trap_is_short_for_the_caller_and_whole_for_the_contributor() {
     let body = "(func $faulty (result i32) unreachable)
       (func $predict (param i32 i32) (result i32) (call $faulty))";
     let (failure, _) = predict(&Host::new(), "", body);
-    assert_eq!(
-        (failure.code, failure.message.as_str()),
-        (Code::Internal, "the model panicked")
-    );
-    let detail = failure.detail.unwrap();
-    assert!(
-        detail.contains("unreachable") && detail.contains("0: faulty") && detail.contains("1: predict"),
-        "{detail}"
-    );
+    let detail = "cause: wasm trap: wasm `unreachable` instruction executed\n  0: faulty\n  1: predict\n";
+    assert_eq!(told(&failure), (Code::Internal, "the model panicked", Some(detail)));
 }
 
 /// What is left of a guest's answer, taken from address 4096 on.
@@ -83,30 +83,37 @@ fn returning(text: &str) -> (Code, String) {
         text.bytes().map(|b| format!("\\{b:02x}")).collect::<String>()
     );
     let (failure, _) = predict(&Host::new(), "", &body);
+    assert_eq!(failure.detail, None);
     (failure.code, failure.message)
 }
 
 #[test]
 fn not_a_number_and_deep_json_are_errors() {
-    for text in ["NaN", "[Infinity]", "\"\\ud800\"", "1e999", "{\"a\":1,}", "", "\"\n\""] {
-        let (code, message) = returning(text);
-        assert_eq!(code, Code::Internal, "{text}");
-        assert!(
-            message.starts_with("the model returned something that is not JSON: "),
-            "{message}"
-        );
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    for (text, why) in [
+        ("NaN", "expected value at line 1 column 1"),
+        ("[Infinity]", "expected value at line 1 column 2"),
+        ("\"\\ud800\"", "unexpected end of hex escape at line 1 column 8"),
+        ("1e999", "number out of range at line 1 column 5"),
+        ("{\"a\":1,}", "trailing comma at line 1 column 8"),
+        ("", "EOF while parsing a value at line 1 column 0"),
+        (
+            "\"\n\"",
+            "control character (\\u0000-\\u001F) found while parsing a string at line 2 column 0",
+        ),
+        (&deep, "recursion limit exceeded at line 1 column 128"),
+    ] {
+        let message = format!("the model returned something that is not JSON: {why}");
+        assert_eq!(returning(text), (Code::Internal, message));
     }
-    let (code, message) = returning(&format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)));
-    assert_eq!(code, Code::Internal);
-    assert!(message.contains("recursion limit exceeded"), "{message}");
 }
 
 #[test]
 fn an_output_that_is_not_utf8_ends_the_sandbox() {
     let body = r#"(func $predict (param i32 i32) (result i32) (call $ok (i32.const 4096) (i32.const 4))) (data (i32.const 4096) "\22\ff\fe\22")"#;
     let (failure, _) = predict(&Host::new(), "", body);
-    assert_eq!(failure.code, Code::Internal);
-    assert!(failure.detail.unwrap().contains("utf-8"));
+    let detail = "cause: invalid utf-8 sequence of 1 bytes from index 1\n";
+    assert_eq!(told(&failure), (Code::Internal, RULE, Some(detail)));
 }
 
 /// Standard output and standard error.
@@ -128,18 +135,11 @@ fn a_flood_of_standard_output_is_dropped_and_counted() {
           (local.set $i (i32.add (local.get $i) (i32.const 1)))
           (br_if $l (i32.lt_u (local.get $i) (i32.const 16384))))
         (call $ok (local.get $p) (local.get $n)))"#;
-    let host = Host::new();
-    let slow = maquette_sandbox::Limits {
-        timeout_ms: 20_000,
-        ..limits()
-    };
-    let wasm = fixtures::component(STREAMS, body);
-    let outcome = call(&host.try_open(&host.parts(&wasm, slow)).unwrap().0, "{}");
+    let outcome = patient(&Host::new(), STREAMS, body);
     assert_eq!(outcome.result.unwrap().json, "{}");
     let kept: usize = outcome.report.logs.iter().map(|line| line.message.len()).sum();
     assert!(kept as u64 <= limits().log_bytes);
     assert!(outcome.report.dropped_log_bytes >= (64 << 20) - (16_384 + 8192));
-    well(&host);
 }
 
 #[test]
@@ -155,12 +155,31 @@ fn a_forged_log_line_or_an_escape_sequence_is_tamed_wherever_it_comes_from() {
       (data (i32.const 4096) "{text}")"#
     );
     let (failure, report) = predict(&Host::new(), &imports, &body);
-    assert!(report.logs.len() >= 4, "{:?}", report.logs);
-    for line in &report.logs {
-        assert!(!line.message.contains(|c: char| c.is_control()), "{line:?}");
-    }
-    let detail = failure.detail.unwrap();
-    assert!(!detail.contains(|c: char| c.is_control() && c != '\n'), "{detail:?}");
+    // Of standard error a line that was begun comes when the guest ends.
+    let logs: Vec<_> = report
+        .logs
+        .iter()
+        .map(|line| (line.level, line.message.as_str()))
+        .collect();
+    let (first, second) = ("\u{fffd}[2Jok\u{fffd}faked", "[ERROR] forged\u{fffd}\u{fffd}31");
+    assert_eq!(
+        logs,
+        [
+            (LogLevel::Warn, first),
+            (LogLevel::Info, first),
+            (LogLevel::Info, second),
+            (LogLevel::Info, &"\u{fffd}".repeat(8)),
+            (LogLevel::Warn, second),
+        ]
+    );
+    assert_eq!(
+        (failure.code, failure.message.as_str()),
+        (Code::Internal, "the model panicked")
+    );
+    assert_eq!(
+        failure.detail.unwrap(),
+        format!("{first}\n{second}\ncause: wasm trap: wasm `unreachable` instruction executed\n  0: predict\n")
+    );
 }
 
 #[test]
@@ -171,10 +190,16 @@ fn a_name_in_a_backtrace_is_cut_and_cannot_drive_a_terminal() {
       (func $predict (param i32 i32) (result i32) (call $faulty))"#,
         name.replace('\u{1b}', "\\1b").replace('\n', "\\0a")
     );
-    let detail = predict(&Host::new(), "", &body).0.detail.unwrap();
-    assert!(detail.len() < 4096, "{} bytes", detail.len());
-    assert!(!detail.contains(|c: char| c.is_control() && c != '\n'), "{detail:?}");
-    assert!(!detail.lines().any(|line| line.starts_with("0: forged")), "{detail:?}");
+    let (failure, _) = predict(&Host::new(), "", &body);
+    let shown = format!(
+        "\u{fffd}[2J\u{fffd}0: forged{}",
+        "x".repeat(512 - name.find('x').unwrap())
+    );
+    let detail = format!("cause: wasm trap: wasm `unreachable` instruction executed\n  0: {shown}\n  1: predict\n");
+    assert_eq!(
+        told(&failure),
+        (Code::Internal, "the model panicked", Some(detail.as_str()))
+    );
 }
 
 /// Writes an error whose message is a megabyte of line breaks at 32.
@@ -188,11 +213,11 @@ fn an_error_message_is_cut_and_tamed_in_predict_and_in_load() {
     // The result of `predict` has its error at the same offsets as that of `load` from 4 on.
     let body = format!("(func $predict (param i32 i32) (result i32) {grow} {MESSAGE} (i32.const 32))");
     let (failure, _) = predict(&Host::new(), "", &body);
-    assert_eq!(failure.code, Code::InvalidInput);
-    assert_eq!(failure.message, "\u{fffd}".repeat(4096));
+    let cut = "\u{fffd}".repeat(4096);
+    assert_eq!(told(&failure), (Code::InvalidInput, cut.as_str(), None));
     let body = format!("(func $load (result i32) {grow} {MESSAGE} (i32.const 32))");
     let error = refused(&Host::new(), &fixtures::component("", &body));
-    assert_eq!(error.message, format!("`load` failed: {}", "\u{fffd}".repeat(4096)));
+    assert_eq!((error.message, error.detail), (format!("`load` failed: {cut}"), None));
 }
 
 const RUN: &str = r#"(import "maquette:model/run@0.1.0" "emit" (func $emit (param i32 i32 i32)))
@@ -200,17 +225,19 @@ const RUN: &str = r#"(import "maquette:model/run@0.1.0" "emit" (func $emit (para
 
 #[test]
 fn streamed_items_are_bounded_in_bytes_and_in_number() {
-    // Emits "7" until refused, then returns the digit of the error's code.
+    // Emits "7" until refused, then returns the error.
     let body = r#"(func $predict (param $p i32) (param $n i32) (result i32)
         (loop $l
           (call $emit (i32.const 4096) (i32.const 1) (i32.const 5000))
           (br_if $l (i32.eqz (i32.load8_u (i32.const 5000)))))
-        (i32.store8 (i32.const 4100) (i32.add (i32.const 48) (i32.load8_u (i32.const 5004))))
-        (call $ok (i32.const 4100) (i32.const 1)))
+        (i32.const 5000))
       (data (i32.const 4096) "7")"#;
     let host = Host::new();
     let wasm = fixtures::component(RUN, body);
-    for (output_bytes, expected) in [(1000, 1000), (1 << 20, 65_536)] {
+    for (output_bytes, expected, message) in [
+        (1000, 1000, "the output would take 1001 bytes; the limit is 1000"),
+        (1 << 20, 65_536, "an output may have at most 65536 streamed items"),
+    ] {
         let wide = maquette_sandbox::Limits {
             output_bytes,
             timeout_ms: 20_000,
@@ -224,25 +251,15 @@ fn streamed_items_are_bounded_in_bytes_and_in_number() {
                 count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }
         });
-        let outcome = call_with(
-            &guest,
-            Call {
-                input: "{}".into(),
-                events: Some(events),
-                ..Call::default()
-            },
-        );
+        let call = Call {
+            input: "{}".into(),
+            events: Some(events),
+            ..Call::default()
+        };
+        let outcome = ended(&host, &guest, call);
         assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), expected);
-        match outcome.result {
-            Ok(output) => assert_eq!(
-                (output.json.as_str(), output.items),
-                ("4", expected),
-                "quota is the fifth code"
-            ),
-            Err(failure) => assert_eq!(failure.message, "the output takes 1001 bytes; the limit is 1000"),
-        }
+        assert_eq!(passed_on(outcome), (Code::Quota, message.to_owned()));
     }
-    well(&host);
 }
 
 #[test]
@@ -256,17 +273,20 @@ fn a_flood_of_metrics_keeps_32_and_notes_the_rest_within_the_log() {
         (call $metric (i32.const 4096) (i32.const 3) (f64.const nan))
         (call $ok (local.get $p) (local.get $n)))
       (data (i32.const 4096) "m")"#;
-    let host = Host::new();
-    let outcome = call(&host.open(&fixtures::component(RUN, body)), "{}");
-    assert!(outcome.result.is_ok());
-    assert_eq!(outcome.report.metrics.len(), 32);
-    let kept: usize = outcome.report.logs.iter().map(|line| line.message.len()).sum();
-    assert!(kept as u64 <= limits().log_bytes && outcome.report.dropped_log_bytes > 0);
-    well(&host);
+    let (json, report) = survives(&Host::new(), RUN, body);
+    assert_eq!(json, "{}");
+    assert_eq!(report.metrics.len(), 32);
+    assert_eq!(
+        report.logs[0].message,
+        "metric `mgb` ignored: names are 1 to 64 of a-z, 0-9 and _, values finite, at most 32 names a call"
+    );
+    let kept: usize = report.logs.iter().map(|line| line.message.len()).sum();
+    assert!(kept as u64 <= limits().log_bytes && report.dropped_log_bytes > 0);
 }
 
 #[test]
 fn a_description_that_is_long_or_forged_is_refused() {
+    const SDK: &str = "`describe`: the sdk must be at most 128 bytes of text in one line, such as `rust/0.1.0`";
     // Three strings at 0: input, output, sdk. All three the whole memory; then an sdk of 4 KiB; then one with a line break.
     let whole = r"\00\00\00\00\00\00\02\00";
     let long = "x".repeat(4096);
@@ -277,20 +297,20 @@ fn a_description_that_is_long_or_forged_is_refused() {
         ),
         (
             format!(r#"(data (i32.const 16) "\00\00\01\00\00\10\00\00") (data (i32.const 65536) "{long}")"#),
-            "`describe`: the sdk must be",
+            SDK,
         ),
         (
             r#"(data (i32.const 16) "\00\00\01\00\03\00\00\00") (data (i32.const 65536) "a\0ab")"#.to_owned(),
-            "`describe`: the sdk must be",
+            SDK,
         ),
         (
             r#"(data (i32.const 64) "[[[[")"#.to_owned(),
-            "`describe`: the input schema is not JSON",
+            "`describe`: the input schema is not JSON: expected value at line 1 column 5",
         ),
     ];
     for (data, expected) in cases {
         let error = refused(&Host::new(), &fixtures::component("", &data));
-        assert!(error.message.starts_with(expected), "{:.200}", error.message);
+        assert_eq!((error.message.as_str(), error.detail), (expected, None));
     }
 }
 
@@ -306,8 +326,12 @@ fn an_unfinished_line_of_one_call_is_in_no_later_call() {
         let outcome = call(&guest, input);
         let lines: Vec<_> = outcome.report.logs.iter().map(|line| line.message.as_str()).collect();
         assert_eq!(lines, [input, input]);
-        let detail = outcome.result.unwrap_err().detail.unwrap();
-        assert_eq!(detail.contains("secret"), input.contains("secret"), "{detail}");
+        let failure = outcome.result.unwrap_err();
+        let detail = format!("{input}\ncause: wasm trap: wasm `unreachable` instruction executed\n  0: predict\n");
+        assert_eq!(
+            told(&failure),
+            (Code::Internal, "the model panicked", Some(detail.as_str()))
+        );
     }
     well(&host);
 }

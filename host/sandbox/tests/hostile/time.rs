@@ -6,7 +6,7 @@ use maquette_fixtures as fixtures;
 use maquette_sandbox::{Call, Cancel, Code, EPOCH_TICK, Limits};
 
 use crate::common::{Host, call, call_with, limits};
-use crate::{predict, refused, well};
+use crate::{RULE, predict, refused, told, well};
 
 /// How late a stop may be: the tick, and a machine that is busy with other tests.
 const LATE: Duration = Duration::from_millis(100 * EPOCH_TICK.as_millis() as u64);
@@ -19,10 +19,12 @@ fn stopped(imports: &str, functions: &str) {
     let failure = call(&guest, "{}").result.unwrap_err();
     let took = began.elapsed();
     assert_eq!(
-        (failure.code, failure.message.as_str()),
-        (Code::Timeout, "`predict` did not end within 300 ms")
+        (failure.code, failure.message.as_str(), failure.broke),
+        (Code::Timeout, "`predict` did not end within 300 ms", false)
     );
-    assert!(failure.detail.unwrap().contains("the deadline passed"));
+    // And then where it was.
+    let detail = failure.detail.unwrap();
+    assert!(detail.starts_with("cause: the deadline passed\n"), "{detail}");
     assert!(took < Duration::from_millis(300) + LATE, "{took:?}");
     well(&host);
 }
@@ -69,6 +71,33 @@ fn bulk_fills_and_copies_in_a_loop_are_stopped() {
 }
 
 #[test]
+fn an_input_that_blows_up_a_pattern_is_stopped_and_others_are_served() {
+    // What matching `(x|x)*` backwards does: each character doubles the work.
+    let body = "(func $match (param $left i32) (result i32)
+        (if (result i32) (local.get $left)
+          (then (i32.or (call $match (i32.sub (local.get $left) (i32.const 1)))
+                        (call $match (i32.sub (local.get $left) (i32.const 1)))))
+          (else (i32.const 1))))
+      (func $predict (param $p i32) (param $n i32) (result i32)
+        (drop (call $match (local.get $n))) (call $ok (local.get $p) (local.get $n)))";
+    let host = Host::new();
+    let guest = host.open(&fixtures::component("", body));
+    assert_eq!(call(&guest, "[1]").result.unwrap().json, "[1]");
+    let failure = call(&guest, &format!("{:?}", "x".repeat(60))).result.unwrap_err();
+    assert_eq!(
+        (failure.code, failure.message.as_str(), failure.broke),
+        (Code::Timeout, "`predict` did not end within 300 ms", false)
+    );
+    let detail = failure.detail.unwrap();
+    assert!(
+        detail.starts_with("cause: the deadline passed\n  0: match\n  1: match\n"),
+        "{detail}"
+    );
+    assert_eq!(call(&guest, "[1]").result.unwrap().json, "[1]");
+    well(&host);
+}
+
+#[test]
 fn a_guest_that_calls_the_host_forever_is_stopped() {
     // Each call is short; the drip of them never ends.
     stopped(
@@ -96,8 +125,8 @@ fn a_poll_on_nothing_ends_the_sandbox() {
     let imports = r#"(import "wasi:io/poll@0.2.0" "poll" (func $poll (param i32 i32 i32)))"#;
     let body = "(func $predict (param i32 i32) (result i32) (call $poll (i32.const 0) (i32.const 0) (i32.const 5000)) unreachable)";
     let (failure, _) = predict(&Host::new(), imports, body);
-    assert_eq!(failure.code, Code::Internal);
-    assert!(failure.detail.unwrap().contains("empty poll list"));
+    let detail = "cause: empty poll list\n  0: function 0\n  1: predict\n";
+    assert_eq!(told(&failure), (Code::Internal, RULE, Some(detail)));
 }
 
 #[test]
@@ -105,12 +134,8 @@ fn a_guest_that_floods_sleeps_is_ended() {
     let body =
         "(func $predict (param i32 i32) (result i32) (loop $l (drop (call $after (i64.const 1))) (br $l)) unreachable)";
     let (failure, _) = predict(&Host::new(), SLEEP, body);
-    assert_eq!(
-        (failure.code, failure.message.as_str()),
-        (Code::Internal, "the model stopped: it broke a rule of the host")
-    );
-    let detail = failure.detail.unwrap();
-    assert!(detail.contains("resource table has no free keys"), "{detail}");
+    let detail = "cause: resource table has no free keys\n  0: predict\n";
+    assert_eq!(told(&failure), (Code::Internal, RULE, Some(detail)));
 }
 
 #[test]
@@ -118,6 +143,7 @@ fn a_load_that_loops_is_refused() {
     let body = "(func $load (result i32) (loop $l (br $l)) unreachable)";
     let error = refused(&Host::new(), &fixtures::component("", body));
     assert_eq!(error.message, "`load` failed: `load` did not end within 300 ms");
+    assert_eq!(error.detail.unwrap(), "cause: the deadline passed\n  0: load\n");
 }
 
 #[test]
@@ -127,6 +153,7 @@ fn a_start_function_that_loops_is_refused() {
         &fixtures::component("", "(func $s (loop $l (br $l))) (start $s)"),
     );
     assert_eq!(error.message, "`start` failed: `start` did not end within 300 ms");
+    assert_eq!(error.detail.unwrap(), "cause: the deadline passed\n  0: s\n");
 }
 
 #[test]
@@ -137,9 +164,65 @@ fn a_recursion_through_the_host_is_stopped() {
         (call $tensors (i32.const 0) (i32.const 1) (i32.const 5000)) (i32.const 8192))
       (func $predict (param i32 i32) (result i32) unreachable)";
     let (failure, _) = predict(&Host::new(), imports, body);
-    assert_eq!(failure.code, Code::Internal);
-    let detail = failure.detail.unwrap();
-    assert!(detail.contains("cannot leave component instance"), "{detail}");
+    assert_eq!(
+        told(&failure),
+        (
+            Code::Internal,
+            "the model stopped: wasm trap: cannot leave component instance",
+            Some("cause: wasm trap: cannot leave component instance\n  0: function 0\n  1: realloc\n")
+        )
+    );
+}
+
+#[test]
+fn a_call_that_was_given_less_time_is_told_how_much_it_had() {
+    let host = Host::new();
+    let body = "(func $predict (param i32 i32) (result i32) (loop $l (br $l)) unreachable)";
+    let guest = host.open(&fixtures::component("", body));
+    for (given, had) in [(40, 40), (9000, 300)] {
+        let call = Call {
+            input: "{}".into(),
+            timeout: Some(Duration::from_millis(given)),
+            ..Call::default()
+        };
+        let failure = call_with(&guest, call).result.unwrap_err();
+        let message = format!("`predict` did not end within {had} ms");
+        assert_eq!((failure.code, failure.message), (Code::Timeout, message));
+    }
+    well(&host);
+}
+
+#[test]
+fn a_guest_that_breaks_when_it_is_told_that_its_caller_left_is_a_cancelled_call() {
+    // The first item cancels the call; the second is refused.
+    let imports = r#"(import "maquette:model/run@0.1.0" "emit" (func $emit (param i32 i32 i32)))"#;
+    let error = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store8 (i32.const 36) (i32.const 7)) (i32.const 32)";
+    let host = Host::new();
+    for end in ["unreachable", error] {
+        let body = format!(
+            r#"(func $predict (param i32 i32) (result i32)
+            (call $emit (i32.const 4096) (i32.const 1) (i32.const 5000))
+            (call $emit (i32.const 4096) (i32.const 1) (i32.const 5000))
+            {end})
+          (data (i32.const 4096) "7")"#
+        );
+        let guest = host.open(&fixtures::component(imports, &body));
+        let cancel = Cancel::default();
+        let remote = cancel.clone();
+        let call = Call {
+            input: "{}".into(),
+            cancel,
+            events: Some(Box::new(move |_| remote.cancel())),
+            ..Call::default()
+        };
+        let failure = call_with(&guest, call).result.unwrap_err();
+        assert_eq!(
+            (failure.code, failure.message.as_str(), failure.broke),
+            (Code::Cancelled, "the call was cancelled", false),
+            "{end}"
+        );
+    }
+    well(&host);
 }
 
 /// Cancels a call that would go on for a minute, and looks how soon it ends.
@@ -159,20 +242,20 @@ fn cancelled(imports: &str, body: &str) {
         remote.cancel();
         Instant::now()
     });
-    let failure = call_with(
-        &guest,
-        Call {
-            input: "{}".into(),
-            cancel,
-            ..Call::default()
-        },
-    )
-    .result
-    .unwrap_err();
+    let call = Call {
+        input: "{}".into(),
+        cancel,
+        ..Call::default()
+    };
+    let failure = call_with(&guest, call).result.unwrap_err();
     assert!(canceller.join().unwrap().elapsed() < LATE);
     assert_eq!(
-        (failure.code, failure.message.as_str()),
-        (Code::Cancelled, "the call was cancelled")
+        told(&failure),
+        (
+            Code::Cancelled,
+            "the call was cancelled",
+            Some("cause: the call was cancelled\n  0: predict\n")
+        )
     );
     well(&host);
 }
@@ -195,6 +278,14 @@ fn a_guest_that_recurses_without_end_is_stopped() {
     let body = "(func $deep (result i32) (i32.add (call $deep) (i32.const 1)))
       (func $predict (param i32 i32) (result i32) (call $deep))";
     let (failure, _) = predict(&Host::new(), "", body);
-    assert_eq!(failure.code, Code::Quota);
-    assert_eq!(failure.message, "the model recursed too deeply: its stack is 1 MiB");
+    let frames: String = (0..20).map(|i| format!("  {i}: deep\n")).collect();
+    let detail = format!("cause: wasm trap: call stack exhausted\n{frames}");
+    assert_eq!(
+        told(&failure),
+        (
+            Code::Quota,
+            "the model recursed too deeply: its stack is 1 MiB",
+            Some(detail.as_str())
+        )
+    );
 }

@@ -87,6 +87,7 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use rustix::time::{ClockId, clock_gettime};
     use std::sync::mpsc;

@@ -18,6 +18,9 @@ const PANELS: usize = 4;
 /// Output channels of one task at least.
 const CHANNELS: usize = 48;
 
+/// Elements of a signal between two looks whether to stop.
+const PART: usize = 64 << 10;
+
 /// Multiply-adds of one core in a nanosecond, about: of the matrix kernel, and of a sum of shifted signals.
 const RATES: (u64, u64) = (24, 4);
 
@@ -120,9 +123,9 @@ pub fn conv1d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: &Sizes, ou
         groups(out, sizes.out, work, |first, part| {
             for (i, y) in part.chunks_exact_mut(sizes.out).enumerate() {
                 let (n, o) = ((first + i) / sizes.outputs, (first + i) % sizes.outputs);
-                y.fill(bias.map_or(0.0, |bias| bias[o]));
+                let bias = bias.map_or(0.0, |bias| bias[o]);
                 let signals = &x[(n * sizes.inputs + o / to * from) * sizes.len..][..from * sizes.len];
-                shifted_sums(signals, &weight[o * depth..][..depth], sizes, y);
+                shifted_sums(signals, &weight[o * depth..][..depth], bias, sizes, y);
             }
         });
         return;
@@ -216,12 +219,13 @@ pub fn conv1d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: &Sizes, ou
 }
 
 multiversion! {
-    /// Adds each tap times the part of a signal that it meets.
-    fn shifted_sums(signals: &[f32], weight: &[f32], sizes: &Sizes, y: &mut [f32]) {
+    /// The bias and each tap times the part of a signal that it meets.
+    fn shifted_sums(signals: &[f32], weight: &[f32], bias: f32, sizes: &Sizes, y: &mut [f32]) {
         // A part of the output at a time, which stays in the cache for all taps.
         const BLOCK: usize = 2048;
         for block in (0..y.len()).step_by(BLOCK) {
             let end = y.len().min(block + BLOCK);
+            y[block..end].fill(bias);
             for (signal, taps) in signals.chunks_exact(sizes.len.max(1)).zip(weight.chunks_exact(sizes.kernel)) {
                 spend(taps.len() as u64 * (8 + (end - block) as u64 / 8));
                 for (tap, w) in taps.iter().enumerate() {
@@ -297,12 +301,14 @@ pub fn conv_transpose1d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: 
             for (i, y) in part.chunks_exact_mut(sizes.out).enumerate() {
                 let (n, o) = ((first + i) / sizes.outputs, (first + i) % sizes.outputs);
                 let (group, o_in) = (o / to, o % to);
-                y.fill(bias.map_or(0.0, |bias| bias[o]));
+                fill(y, bias.map_or(0.0, |bias| bias[o]));
                 for c in group * from..(group + 1) * from {
                     let signal = &x[(n * sizes.inputs + c) * len..][..len];
                     for (tap, w) in weight[(c * to + o_in) * kernel..][..kernel].iter().enumerate() {
-                        spend(len as u64);
-                        spread(signal, *w, 0, tap, sizes, y);
+                        for (part, signal) in signal.chunks(PART).enumerate() {
+                            spend(signal.len() as u64);
+                            spread(signal, *w, part * PART, tap, sizes, y);
+                        }
                     }
                 }
             }
@@ -336,7 +342,7 @@ pub fn conv_transpose1d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: 
             // SAFETY: these channels of the output belong to this task alone.
             let y = unsafe { std::slice::from_raw_parts_mut(target.at(at), (last - first) * sizes.out) };
             for (i, y) in y.chunks_exact_mut(sizes.out).enumerate() {
-                y.fill(bias.map_or(0.0, |bias| bias[group * to + first + i]));
+                fill(y, bias.map_or(0.0, |bias| bias[group * to + first + i]));
             }
             for column in (0..len).step_by(NR) {
                 let wide = NR.min(len - column);
@@ -374,6 +380,14 @@ pub fn conv_transpose1d(x: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: 
             }
         }
     });
+}
+
+/// Writes one number everywhere; fresh memory takes its time.
+fn fill(y: &mut [f32], value: f32) {
+    for part in y.chunks_mut(PART) {
+        spend(part.len() as u64 / 4);
+        part.fill(value);
+    }
 }
 
 /// Channels of a task: about [`ROWS`] rows.

@@ -2,11 +2,15 @@
 
 use crate::math;
 use crate::parallel;
+use crate::reduce;
 use crate::simd::multiversion;
 use crate::stop::spend;
 
 /// Elements that one task takes, about.
 const TASK: usize = 8 << 10;
+
+/// Nanoseconds of a row, however short it is.
+const ROW: u64 = 5;
 
 /// Elements of a row that are gone through at once.
 const LONG: usize = 256 << 10;
@@ -21,7 +25,8 @@ fn each_row(x: &[f32], out: &mut [f32], width: usize, per_element: f32, row: imp
     let chunk = (TASK / width).max(1);
     let tasks = rows.div_ceil(chunk);
     let parts = crate::parts::Parts::new(out, chunk * width);
-    parallel(tasks, (x.len() as f32 * per_element) as u64, |task| {
+    let work = (x.len() as f32 * per_element) as u64 + ROW * rows as u64;
+    parallel(tasks, work, |task| {
         // SAFETY: each task takes its own part.
         let out = unsafe { parts.take(task) };
         let x = &x[task * chunk * width..][..out.len()];
@@ -44,18 +49,39 @@ pub fn softmax(x: &[f32], width: usize, out: &mut [f32]) {
 
 /// A row that takes long, in parts: each could be stopped after.
 fn softmax_long(x: &[f32], out: &mut [f32]) {
-    let parts = || x.chunks(LONG).inspect(|part| spend(part.len() as u64 / 2));
-    let most = parts()
-        .map(largest)
-        .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-    let mut total = 0.0_f64;
-    for (x, out) in parts().zip(out.chunks_mut(LONG)) {
-        total += f64::from(exps(x, most, out));
-    }
+    let (_, total) = all_exps(x, out);
     for out in out.chunks_mut(LONG) {
         spend(out.len() as u64 / 2);
         scale(out, (1.0 / total) as f32);
     }
+}
+
+/// `x - log(sum(exp(x)))` of each row of `width` elements.
+///
+/// # Panics
+/// If `out` is not as long as `x`.
+pub fn log_softmax(x: &[f32], width: usize, out: &mut [f32]) {
+    each_row(x, out, width, 0.6, |x, out| {
+        let (most, total) = all_exps(x, out);
+        let log = total.ln() as f32;
+        for (x, out) in parts(x).zip(out.chunks_mut(LONG)) {
+            shift(x, most, log, out);
+        }
+    });
+}
+
+/// Parts of a row, each counted before it is taken.
+fn parts(x: &[f32]) -> impl Iterator<Item = &[f32]> {
+    x.chunks(LONG).inspect(|part| spend(part.len() as u64 / 2))
+}
+
+/// `exp(x - largest)` of a row; the largest element and the sum.
+fn all_exps(x: &[f32], out: &mut [f32]) -> (f32, f64) {
+    let most = parts(x)
+        .map(largest)
+        .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+    let sums = parts(x).zip(out.chunks_mut(LONG));
+    (most, sums.map(|(x, out)| f64::from(exps(x, most, out))).sum())
 }
 
 multiversion! {
@@ -78,6 +104,12 @@ multiversion! {
 }
 
 multiversion! {
+    fn shift(x: &[f32], most: f32, log: f32, out: &mut [f32]) {
+        out.iter_mut().zip(x).for_each(|(y, x)| *y = (x - most) - log);
+    }
+}
+
+multiversion! {
     fn softmax_row(x: &[f32], out: &mut [f32]) {
         let most = x.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
         out.iter_mut().zip(x).for_each(|(y, x)| *y = math::exp_of_negative(x - most));
@@ -93,7 +125,44 @@ multiversion! {
 pub fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]) {
     let width = weight.len();
     assert!(bias.is_none_or(|bias| bias.len() == width), "a bias of {width}");
-    each_row(x, out, width, 0.4, |x, out| layer_norm_row(x, weight, bias, eps, out));
+    each_row(x, out, width, 0.4, |x, out| match x.len() <= LONG {
+        true => layer_norm_row(x, weight, bias, eps, out),
+        false => normalise_long(x, reduce::total(x) / x.len() as f64, weight, bias, eps, out),
+    });
+}
+
+/// A long row, in parts, with a mean taken away and divided by the root of the mean squared distance from it.
+fn normalise_long(x: &[f32], mean: f64, weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]) {
+    let factor = 1.0 / (reduce::total_of_squares(x, mean) / x.len() as f64 + f64::from(eps)).sqrt();
+    for (i, (x, out)) in parts(x).zip(out.chunks_mut(LONG)).enumerate() {
+        let part = i * LONG..i * LONG + x.len();
+        let (weight, bias) = (&weight[part.clone()], bias.map(|bias| &bias[part]));
+        normalise_part(x, mean as f32, factor as f32, weight, bias, out);
+    }
+}
+
+multiversion! {
+    fn normalise_part(x: &[f32], mean: f32, factor: f32, weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+        normalise(x, mean, factor, weight, bias, out);
+    }
+}
+
+/// Elements less their mean, times a factor and their weights, plus a bias.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+fn normalise(x: &[f32], mean: f32, factor: f32, weight: &[f32], bias: Option<&[f32]>, out: &mut [f32]) {
+    match bias {
+        Some(bias) => {
+            for (((y, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+                *y = ((x - mean) * factor).mul_add(*w, *b);
+            }
+        }
+        None => {
+            for ((y, x), w) in out.iter_mut().zip(x).zip(weight) {
+                *y = (x - mean) * factor * w;
+            }
+        }
+    }
 }
 
 multiversion! {
@@ -110,18 +179,7 @@ multiversion! {
         let rest: f32 = chunks.remainder().iter().map(|x| (x - mean) * (x - mean)).sum();
         let variance = (squares.iter().sum::<f32>() + rest) / count;
         let factor = 1.0 / (variance + eps).sqrt();
-        match bias {
-            Some(bias) => {
-                for (((y, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
-                    *y = ((x - mean) * factor).mul_add(*w, *b);
-                }
-            }
-            None => {
-                for ((y, x), w) in out.iter_mut().zip(x).zip(weight) {
-                    *y = (x - mean) * factor * w;
-                }
-            }
-        }
+        normalise(x, mean, factor, weight, bias, out);
     }
 }
 
@@ -130,7 +188,10 @@ multiversion! {
 /// # Panics
 /// If `out` is not as long as `x`.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    each_row(x, out, weight.len(), 0.25, |x, out| rms_norm_row(x, weight, eps, out));
+    each_row(x, out, weight.len(), 0.25, |x, out| match x.len() <= LONG {
+        true => rms_norm_row(x, weight, eps, out),
+        false => normalise_long(x, 0.0, weight, None, eps, out),
+    });
 }
 
 multiversion! {

@@ -14,8 +14,10 @@ const PART: usize = 64 << 10;
 /// If x is not a whole number of rows for each output, of at least an element.
 pub fn logsumexp(x: &[f32], out: &mut [f32]) {
     each_row(x, out, 3, |row| {
-        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if row.iter().any(|x| x.is_nan()) {
+        let largest = parts(row)
+            .map(|part| part.iter().copied().fold(f32::NEG_INFINITY, f32::max))
+            .fold(f32::NEG_INFINITY, f32::max);
+        if parts(row).any(|part| part.iter().any(|x| x.is_nan())) {
             return f32::NAN;
         }
         if largest.is_infinite() {
@@ -32,8 +34,8 @@ pub fn logsumexp(x: &[f32], out: &mut [f32]) {
 /// If x is not a whole number of rows for each output, of at least an element.
 pub fn variance(x: &[f32], unbiased: bool, out: &mut [f32]) {
     each_row(x, out, 3, |row| {
-        let mean = by_parts(row, sum) / row.len() as f64;
-        (by_parts(row, |part| squares(part, mean)) / (row.len() as f64 - f64::from(u8::from(unbiased)))) as f32
+        let mean = total(row) / row.len() as f64;
+        (total_of_squares(row, mean) / (row.len() as f64 - f64::from(u8::from(unbiased)))) as f32
     });
 }
 
@@ -56,7 +58,7 @@ pub fn l2_normalize(x: &[f32], [outer, len, inner]: [usize; 3], eps: f64, out: &
         for (i, to) in part.chunks_exact_mut(unit).enumerate() {
             let from = &x[(first + i) * unit..][..unit];
             if inner == 1 {
-                let factor = 1.0 / by_parts(from, |part| squares(part, 0.0)).sqrt().max(eps);
+                let factor = 1.0 / total_of_squares(from, 0.0).sqrt().max(eps);
                 to.iter_mut()
                     .zip(from)
                     .for_each(|(y, x)| *y = (f64::from(*x) * factor) as f32);
@@ -100,10 +102,24 @@ fn each_row(x: &[f32], out: &mut [f32], nanoseconds: u64, row: impl Fn(&[f32]) -
     });
 }
 
+/// Parts of a row, each counted before it is taken.
+fn parts(row: &[f32]) -> impl Iterator<Item = &[f32]> {
+    row.chunks(PART).inspect(|part| spend(part.len() as u64))
+}
+
 /// The sum over a row of what each part of it adds up to.
 fn by_parts(row: &[f32], sum: impl Fn(&[f32]) -> f64) -> f64 {
-    let parts = row.chunks(PART).inspect(|part| spend(part.len() as u64));
-    parts.map(sum).sum()
+    parts(row).map(sum).sum()
+}
+
+/// The sum of all elements.
+pub fn total(x: &[f32]) -> f64 {
+    by_parts(x, sum)
+}
+
+/// The sum of all squared distances from a number.
+pub fn total_of_squares(x: &[f32], from: f64) -> f64 {
+    by_parts(x, |part| squares(part, from))
 }
 
 /// Sums that are kept apart, so that the loop becomes vectors.

@@ -2,6 +2,16 @@
 
 use crate::simd::multiversion;
 use crate::sort::{Rank, first};
+use crate::stop::spend;
+
+/// Logits between two looks whether to stop.
+const PART: usize = 64 << 10;
+
+/// Parts of a long row, each with the place of its first element, and counted before it is taken.
+fn parts<T>(all: &[T]) -> impl Iterator<Item = (usize, &[T])> {
+    let parts = all.chunks(PART).inspect(|part| spend(2 * part.len() as u64));
+    parts.enumerate().map(|(i, part)| (i * PART, part))
+}
 
 /// How a token is drawn; the op table says what each does, and in which order.
 #[derive(Clone, Copy, Debug)]
@@ -105,12 +115,14 @@ pub fn sample(
 ) -> Result<u32, Refused> {
     assert!(!logits.is_empty(), "there are no logits");
     let Scratch { weights, seen, kept } = scratch;
-    if logits.iter().any(|x| x.is_nan()) {
+    if parts(logits).any(|(_, part)| part.iter().any(|x| x.is_nan())) {
         return Err(Refused::NotANumber);
     }
     weights.clear();
     weights.reserve_exact(logits.len());
-    weights.extend(logits.iter().map(|x| f64::from(*x)));
+    for (_, part) in parts(logits) {
+        weights.extend(part.iter().map(|x| f64::from(*x)));
+    }
     let penalty = settings.repetition_penalty;
     if penalty != 1.0 && !previous.is_empty() {
         seen.clear();
@@ -129,9 +141,11 @@ pub fn sample(
         }
     }
     let mut best = 0;
-    for (i, score) in weights.iter().enumerate() {
-        if *score > weights[best] {
-            best = i;
+    for (from, part) in parts(weights) {
+        for (i, score) in part.iter().enumerate() {
+            if *score > weights[best] {
+                best = from + i;
+            }
         }
     }
     let largest = weights[best];
@@ -144,39 +158,58 @@ pub fn sample(
     if settings.top_k > 0 && settings.top_k < weights.len() {
         first(weights.iter().copied(), settings.top_k, true, kept);
         if let Some(last) = kept.last().copied() {
-            for (i, score) in weights.iter_mut().enumerate() {
-                if score.pack(true, i as u32) > last {
-                    *score = f64::NEG_INFINITY;
-                }
-            }
+            put_behind(weights, last, f64::NEG_INFINITY);
         }
     }
-    weigh(weights, largest, settings.temperature);
+    for part in weights.chunks_mut(PART) {
+        spend(4 * part.len() as u64);
+        weigh(part, largest, settings.temperature);
+    }
     if settings.top_p < 1.0 {
         nucleus(weights, settings.top_p, kept);
     }
     // The largest weight is 1.
     let least = settings.min_p;
     let weight = |weight: &f64| if *weight >= least { *weight } else { 0.0 };
-    let total: f64 = weights.iter().map(weight).sum();
-    let target = random * total;
+    let target = random * total(weights, weight);
     let mut sum = 0.0;
     let mut drawn = best;
-    for (i, w) in weights.iter().map(weight).enumerate() {
-        sum += w;
-        if w > 0.0 {
-            drawn = i;
-            if sum > target {
-                break;
+    'drawing: for (from, part) in parts(weights) {
+        for (i, w) in part.iter().map(weight).enumerate() {
+            sum += w;
+            if w > 0.0 {
+                drawn = from + i;
+                if sum > target {
+                    break 'drawing;
+                }
             }
         }
     }
     Ok(drawn as u32)
 }
 
+/// The sum of weights, one after the other.
+fn total(weights: &[f64], weight: impl Fn(&f64) -> f64) -> f64 {
+    parts(weights).fold(0.0, |sum, (_, part)| {
+        part.iter().map(&weight).fold(sum, |sum, w| sum + w)
+    })
+}
+
+/// Sets what ranks behind a score.
+fn put_behind(scores: &mut [f64], last: u128, value: f64) {
+    for (i, part) in scores.chunks_mut(PART).enumerate() {
+        spend(2 * part.len() as u64);
+        for (j, score) in part.iter_mut().enumerate() {
+            if score.pack(true, (i * PART + j) as u32) > last {
+                *score = value;
+            }
+        }
+    }
+}
+
 /// Leaves the fewest largest weights that add up to a part of all, the lower index of equals first.
 fn nucleus(weights: &mut [f64], part: f64, kept: &mut Vec<u128>) {
-    let wanted = part * weights.iter().sum::<f64>();
+    let wanted = part * total(weights, |weight| *weight);
     // Most often a few are enough.
     let mut count = 64;
     loop {
@@ -187,11 +220,7 @@ fn nucleus(weights: &mut [f64], part: f64, kept: &mut Vec<u128>) {
             sum += weights[f64::index(*packed) as usize];
             if sum >= wanted {
                 let last = *packed;
-                for (i, weight) in weights.iter_mut().enumerate() {
-                    if weight.pack(true, i as u32) > last {
-                        *weight = 0.0;
-                    }
-                }
+                put_behind(weights, last, 0.0);
                 return;
             }
         }

@@ -216,12 +216,12 @@ impl OpSpec {
                 let Some(x) = first else { return 0 };
                 let rank = x.ty.shape.len();
                 let axis = attr_axis(self, attrs, 0).and_then(|axis| normalise(axis, rank).ok());
-                let fused = self.op == Op::Softmax && axis == Some(rank.saturating_sub(1));
                 let wide = out.saturating_mul(4);
-                match (fused, half) {
+                match (axis == Some(rank.saturating_sub(1)), half) {
                     (true, false) => copy(x),
                     (true, true) => wide.saturating_mul(2),
-                    (false, _) => wide.saturating_mul(5),
+                    // Turned, and turned back.
+                    (false, _) => wide.saturating_mul(3),
                 }
             }
             Op::LayerNorm | Op::RmsNorm => {

@@ -64,6 +64,16 @@ macro_rules! constructors {
 constructors!(invalid_input => InvalidInput, shape => Shape, dtype => DType, unsupported => Unsupported, quota => Quota,
     cancelled => Cancelled, timeout => Timeout, internal => Internal);
 
+impl Error {
+    /// The same error, saying where.
+    #[cold]
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code.name(), self.message)

@@ -39,10 +39,12 @@ impl OpSpec {
         };
         rule.output()
             .and_then(|output| check_shape(&output.shape).map(|()| output))
-            .map_err(|mut error| {
-                error.message = format!("{} of {}: {}", self.name, show_types(inputs), error.message);
-                error
-            })
+            .map_err(|error| error.at(self.applied_to(inputs)))
+    }
+
+    /// The op and what it was given, for messages.
+    pub fn applied_to<E: Extent>(&self, inputs: &[&Type<E>]) -> String {
+        format!("{} of {}", self.name, show_types(inputs))
     }
 }
 

@@ -1,11 +1,12 @@
 //! Softmax and normalisations: along the last dimension with kernels of ours, half floats in f32.
 
-use candle_core::{D, DType as Candle, Device, Tensor};
+use candle_core::{DType as Candle, Device, Tensor};
 use maquette_kernels::norm;
-use maquette_ops::Error;
+use maquette_ops::{Error, Op};
 
 use super::dense::elements;
-use super::{Kernel, Result, pieces, widened};
+use super::slices::{Dense, Read};
+use super::{Kernel, Result, pieces};
 
 /// Half floats widened for an op that adds up many of them.
 pub(super) fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
@@ -13,10 +14,6 @@ pub(super) fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> 
         Candle::F16 | Candle::BF16 => pieces::cast(&op(&pieces::cast(x, Candle::F32)?)?, x.dtype()),
         _ => op(x),
     }
-}
-
-pub(super) fn log_softmax(x: &Tensor, axis: usize) -> Result<Tensor> {
-    in_f32(x, |x| Ok(candle_nn::ops::log_softmax(x, axis)?))
 }
 
 impl Kernel<'_> {
@@ -31,25 +28,30 @@ impl Kernel<'_> {
         })
     }
 
-    pub(super) fn softmax(&self, x: &Tensor, axis: usize) -> Result<Tensor> {
-        if axis + 1 != x.rank() {
-            return in_f32(x, |x| Ok(candle_nn::ops::softmax(x, axis)?));
+    pub(super) fn softmax(&self, op: Op, x: &Tensor, axis: usize) -> Result<Tensor> {
+        let last = x.rank() - 1;
+        if axis != last {
+            let turned = self.softmax(op, &x.transpose(axis, last)?, last)?;
+            return pieces::contiguous(&turned.transpose(axis, last)?);
         }
-        let width = x.dim(D::Minus1)?;
-        self.rows(x, |x, out| norm::softmax(x, width, out))
+        let width = x.dim(axis)?;
+        self.rows(x, |x, out| match op {
+            Op::Softmax => norm::softmax(x, width, out),
+            _ => norm::log_softmax(x, width, out),
+        })
     }
 
     pub(super) fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
-        let weight = widened(weight)?.contiguous()?.to_vec1::<f32>()?;
-        let bias = match bias {
-            Some(bias) => Some(widened(bias)?.contiguous()?.to_vec1::<f32>()?),
-            None => None,
-        };
-        self.rows(x, |x, out| norm::layer_norm(x, &weight, bias.as_deref(), eps, out))
+        let (weight, bias) = (Dense::wide(weight)?, bias.map(Dense::wide).transpose()?);
+        let (weight, bias) = (weight.read(), bias.as_ref().map(Dense::read));
+        let (weight, bias) = (weight.f32()?, bias.as_ref().map(Read::f32).transpose()?);
+        self.rows(x, |x, out| norm::layer_norm(x, weight, bias, eps, out))
     }
 
     pub(super) fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-        let weight = widened(weight)?.contiguous()?.to_vec1::<f32>()?;
-        self.rows(x, |x, out| norm::rms_norm(x, &weight, eps, out))
+        let weight = Dense::wide(weight)?;
+        let weight = weight.read();
+        let weight = weight.f32()?;
+        self.rows(x, |x, out| norm::rms_norm(x, weight, eps, out))
     }
 }

@@ -3,12 +3,15 @@
 
 use std::ops::Range;
 
+use bytemuck::zeroed_vec;
 use candle_core::{DType as Candle, Device, Tensor};
-use maquette_kernels::stop;
+use half::{bf16, f16};
+use maquette_kernels::{reduce, stop};
 use maquette_ops::{Op, PIECE, Type};
 use smallvec::SmallVec;
 
-use super::{Kernel, Result};
+use super::slices::{Dense, tensor};
+use super::{Kernel, Result, integers};
 use crate::tensor::{candle_dtype, dims};
 
 /// The first dimension that there is more than one of.
@@ -37,7 +40,21 @@ pub(super) fn is_large(elements: usize) -> bool {
 
 /// Memory of its own for a tensor; what nobody has written yet is 0.
 pub(super) fn empty(shape: &[usize], dtype: Candle) -> Result<Tensor> {
-    Ok(Tensor::zeros(shape, dtype, &Device::Cpu)?)
+    // As fresh pages of the system: candle writes the zeros of half floats one by one.
+    let len = shape.iter().product();
+    match dtype {
+        Candle::F16 => tensor(zeroed_vec::<f16>(len), shape),
+        Candle::BF16 => tensor(zeroed_vec::<bf16>(len), shape),
+        _ => Ok(Tensor::zeros(shape, dtype, &Device::Cpu)?),
+    }
+}
+
+/// Calls a function with pieces of a tensor that together are all of it, in row-major order.
+fn each(x: &Tensor, function: &mut dyn FnMut(&Tensor) -> Result<()>) -> Result<()> {
+    match outermost(x.dims()).filter(|_| is_large(x.elem_count())) {
+        Some(axis) => parts(x.dims()[axis], x.elem_count()).try_for_each(|part| each(&cut(x, axis, &part)?, function)),
+        None => function(x),
+    }
 }
 
 /// Writes a function of a tensor, piece by piece, into a dense one of the same shape that nobody else has.
@@ -137,7 +154,6 @@ fn is_elementwise(op: Op) -> bool {
             | Op::Ceil
             | Op::Round
             | Op::Sign
-            | Op::Cast
     )
 }
 
@@ -155,7 +171,7 @@ impl Kernel<'_> {
         }
         let reduces = matches!(op, Op::Sum | Op::Mean | Op::Max | Op::Min | Op::Argmax | Op::Argmin);
         if reduces && is_large(x.elem_count()) {
-            return self.reduced_in_pieces(op, x).transpose();
+            return Some(self.reduced_in_pieces(op, x));
         }
         None
     }
@@ -195,8 +211,8 @@ impl Kernel<'_> {
         Ok(())
     }
 
-    /// A reduction for parts of a dimension that is kept; nothing if there is none.
-    fn reduced_in_pieces(&self, op: Op, x: &Tensor) -> Result<Option<Tensor>> {
+    /// A reduction for parts of a dimension that is kept; if there is none, to one number.
+    fn reduced_in_pieces(&self, op: Op, x: &Tensor) -> Result<Tensor> {
         let rank = x.rank();
         let single = matches!(op, Op::Argmax | Op::Argmin);
         let axes: SmallVec<[usize; 8]> = if single {
@@ -204,11 +220,13 @@ impl Kernel<'_> {
         } else {
             self.axes(rank)?
         };
-        if axes.is_empty() {
-            return Ok(None);
-        }
-        let kept = (0..rank).find(|axis| x.dims()[*axis] > 1 && !axes.contains(axis));
-        let Some(kept) = kept else { return Ok(None) };
+        let kept = (0..rank).find(|axis| x.dims()[*axis] > 1 && !axes.is_empty() && !axes.contains(axis));
+        let Some(kept) = kept else {
+            return match op {
+                Op::Sum | Op::Mean => self.sum(op, x),
+                _ => self.extreme(op, x),
+            };
+        };
         let gone = if self.out.shape.len() == rank {
             0
         } else {
@@ -223,6 +241,54 @@ impl Kernel<'_> {
             let done = self.part(&[&x], &out).with_input(op, &x)?;
             to.slice_set(&done.contiguous()?, kept - gone, part.start)?;
         }
-        Ok(Some(to))
+        Ok(to)
+    }
+
+    /// The sum or mean of all of a tensor.
+    fn sum(&self, op: Op, x: &Tensor) -> Result<Tensor> {
+        let to = dims(&self.out.shape);
+        if self.out.dtype.is_int() {
+            let axes: SmallVec<[usize; 8]> = (0..x.rank()).collect();
+            let mut sum = empty(&to, x.dtype())?;
+            each(x, &mut |piece| {
+                let part = integers::sum(&piece.contiguous()?, &axes, &to)?;
+                sum = integers::binary(Op::Add, &sum, &part, &to)?;
+                Ok(())
+            })?;
+            return Ok(sum);
+        }
+        let mut sum = 0.0;
+        each(x, &mut |piece| {
+            sum += reduce::total(Dense::wide(piece)?.read().f32()?);
+            Ok(())
+        })?;
+        let count = if op == Op::Mean { x.elem_count() as f64 } else { 1.0 };
+        Ok(self.full(sum / count)?.force_contiguous()?)
+    }
+
+    /// The largest or smallest element of all of a tensor, or its place.
+    fn extreme(&self, op: Op, x: &Tensor) -> Result<Tensor> {
+        let (mut found, mut place, mut seen) = (None, 0, 0);
+        each(x, &mut |piece| {
+            let piece = piece.flatten_all()?;
+            // What was found before stands first, so that of equals it stays, and what is not a number counts as it does in one go.
+            let before = found.take().unwrap_or(piece.narrow(0, 0, 1)?);
+            let line = Tensor::cat(&[&before, &piece], 0)?;
+            let at = match op {
+                Op::Max | Op::Argmax => line.argmax(0)?,
+                _ => line.argmin(0)?,
+            };
+            let at = at.to_scalar::<u32>()?;
+            if at > 0 {
+                place = seen + at - 1;
+            }
+            seen += piece.elem_count() as u32;
+            found = Some(line.narrow(0, at as usize, 1)?.force_contiguous()?);
+            Ok(())
+        })?;
+        match (op, found) {
+            (Op::Max | Op::Min, Some(found)) => self.shaped(found),
+            _ => Ok(self.full(f64::from(place))?.force_contiguous()?),
+        }
     }
 }

@@ -47,7 +47,7 @@ impl Program {
             .peak_bytes
             .saturating_add(copies)
             .saturating_add(self.seen_bytes(&plan, &grown));
-        let mut peak = scope.charge_behind(executor, own)?;
+        let mut peak = scope.charge_behind(executor, own).map_err(|e| e.at("the program"))?;
         // Where each output goes: what is a step's gets a part of the peak, or bytes of its own where two outputs are one value.
         let mut outputs = Vec::with_capacity(self.outputs.len());
         let mut computed: Vec<(u32, Arc<Slot>)> = Vec::new();

@@ -28,7 +28,8 @@ impl Scope {
     }
 
     pub(super) fn upload(&self, executor: &Executor, ty: Type<u32>, bytes: &[u8]) -> Result<Tensor, Error> {
-        let owner = Owner::Budget(Arc::new(self.charge_behind(executor, ty.bytes())?));
+        let charge = self.charge_behind(executor, ty.bytes()).map_err(|e| e.at(&ty))?;
+        let owner = Owner::Budget(Arc::new(charge));
         let range = cuda::range_of_bytes(ty.dtype, bytes);
         let host = tensor::from_bytes(ty.dtype, &ty.shape, bytes)?;
         let slot = Slot::empty(owner.clone());
@@ -60,17 +61,21 @@ impl Scope {
         cuda::supported(spec)?;
         let operands: SmallVec<[Operand<'_>; 4]> = inputs.iter().map(|input| input.operand()).collect();
         let cost = cuda::cost(spec, &operands, attrs, &ty);
+        let at = |e: Error| {
+            let types: SmallVec<[&Type<u32>; 4]> = inputs.iter().map(|input| &input.ty).collect();
+            e.at(spec.applied_to(&types))
+        };
         let (owner, strides) = match inputs.first() {
             Some(first) if cost.shares => (
                 first.owner.clone(),
                 shared_strides(spec, attrs, (&first.ty, first.strides()), &ty),
             ),
             _ => {
-                let charge = self.charge_behind(executor, cost.output_bytes)?;
+                let charge = self.charge_behind(executor, cost.output_bytes).map_err(at)?;
                 (Owner::Budget(Arc::new(charge)), row_major(&ty.shape))
             }
         };
-        let temporary = self.charge_behind(executor, cost.temporary_bytes)?;
+        let temporary = self.charge_behind(executor, cost.temporary_bytes).map_err(at)?;
         let slots: SmallVec<[Arc<Slot>; 4]> = inputs
             .iter()
             .map(|input| Ok(Arc::clone(&input.there()?.slot)))
@@ -111,7 +116,9 @@ impl Scope {
         } else {
             tensor.bytes().saturating_add(part)
         };
-        let charge = self.charge_behind(executor, copies)?;
+        let charge = self
+            .charge_behind(executor, copies)
+            .map_err(|e| e.at(format_args!("reading {}", tensor.ty)))?;
         let bytes = executor.ask(&self.client(), move |_| {
             let fail = |e: candle_core::Error| cuda::failed("reading", &e);
             let value = slot.get()?;

@@ -9,27 +9,40 @@ pub fn example(spec: &OpSpec, dtype: DType, rank: usize) -> (Vec<(Vec<usize>, DT
         2 => vec![96, 128],
         _ => vec![4, 48, 64],
     };
+    of_shape(spec, dtype, rank, &shape)
+}
+
+/// The same with inputs of a shape where the op takes any, and attributes for it.
+pub fn of_shape(spec: &OpSpec, dtype: DType, rank: usize, shape: &[usize]) -> (Vec<(Vec<usize>, DType)>, Vec<Attr>) {
     let last = shape[shape.len() - 1];
     let index = DType::U32;
     let inputs = match spec.name {
-        "where/1" => vec![(shape.clone(), index), (shape.clone(), dtype), (shape.clone(), dtype)],
+        "where/1" => vec![
+            (shape.to_vec(), index),
+            (shape.to_vec(), dtype),
+            (shape.to_vec(), dtype),
+        ],
         "embedding/1" => vec![(vec![96, 128], dtype), (vec![128], index)],
-        "index_select/1" => vec![(shape.clone(), dtype), (vec![64], index)],
+        "index_select/1" => vec![(shape.to_vec(), dtype), (vec![64], index)],
         "matmul/1" if rank == 1 => vec![(vec![4, 48, 64], dtype), (vec![64, 48], dtype)],
         "matmul/1" => vec![(vec![4, 48, 64], dtype), (vec![[1, 4][rank % 2], 64, 48], dtype)],
         "linear/1" => vec![(vec![4, 24, 64], dtype), (vec![96, 64], dtype), (vec![96], dtype)],
-        "layer_norm/1" => vec![(shape.clone(), dtype), (vec![last], dtype)],
-        "rms_norm/1" => vec![(shape.clone(), dtype), (vec![last], dtype)],
+        "layer_norm/1" => vec![(shape.to_vec(), dtype), (vec![last], dtype)],
+        "rms_norm/1" => vec![(shape.to_vec(), dtype), (vec![last], dtype)],
         "rope/1" => vec![(vec![4, 24, 2, 64], dtype), (vec![24], index)],
         "attention/1" => vec![(vec![4, 24, 2, 64], dtype); 3],
-        "squeeze/1" => vec![([&[1][..], &shape].concat(), dtype)],
-        "sample/1" if rank == 1 => vec![(shape.clone(), dtype), (vec![200], index)],
+        "squeeze/1" => vec![([&[1][..], shape].concat(), dtype)],
+        "sample/1" if rank == 1 => vec![(shape.to_vec(), dtype), (vec![200], index)],
         "sample/1" => vec![(vec![48, 1024], dtype), (vec![48, 5], index)],
-        "gather/1" => vec![(shape.clone(), dtype), (shape.clone(), index)],
-        "scatter/1" | "scatter_add/1" => vec![(shape.clone(), dtype), (shape.clone(), index), (shape.clone(), dtype)],
+        "gather/1" => vec![(shape.to_vec(), dtype), (shape.to_vec(), index)],
+        "scatter/1" | "scatter_add/1" => vec![
+            (shape.to_vec(), dtype),
+            (shape.to_vec(), index),
+            (shape.to_vec(), dtype),
+        ],
         "index_add/1" => {
             let src = [&[64][..], &shape[1..]].concat();
-            vec![(shape.clone(), dtype), (vec![64], index), (src, dtype)]
+            vec![(shape.to_vec(), dtype), (vec![64], index), (src, dtype)]
         }
         // Wide ones, thin ones, and one with more channels than a panel has rows.
         "conv1d/1" | "conv_transpose1d/1" => {
@@ -80,7 +93,7 @@ pub fn example(spec: &OpSpec, dtype: DType, rank: usize) -> (Vec<(Vec<usize>, DT
         _ => spec
             .inputs
             .iter()
-            .flat_map(|input| vec![(shape.clone(), dtype); 1 + usize::from(input.occurs == Occurs::Repeated)])
+            .flat_map(|input| vec![(shape.to_vec(), dtype); 1 + usize::from(input.occurs == Occurs::Repeated)])
             .collect(),
     };
     let ints = |shape: &[usize]| Attr::Ints(shape.iter().map(|n| *n as i64).collect());
@@ -111,7 +124,7 @@ pub fn example(spec: &OpSpec, dtype: DType, rank: usize) -> (Vec<(Vec<usize>, DT
         (_, _, AttrKind::Int(None)) => Attr::Int(1),
         (_, "dtype", _) => Attr::DType(if spec.name == "cast/1" { DType::F32 } else { dtype }),
         (_, "len", _) => Attr::Int(if spec.name == "narrow/1" { 1 } else { 200 }),
-        (_, _, AttrKind::Shape) => ints(&shape),
+        (_, _, AttrKind::Shape) => ints(shape),
         (_, _, AttrKind::Size) => Attr::Int(0),
         (_, _, AttrKind::Axis(None)) => Attr::Int(0),
         (_, _, AttrKind::Float(None)) => Attr::Int(1),
