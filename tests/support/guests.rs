@@ -209,7 +209,7 @@ pub fn hostile() -> Vec<(&'static str, Vec<u8>, &'static [&'static str])> {
                 256,
                 "(loop $more (call $matrix) (br_if $more (i32.eqz (i32.load8_u (i32.const 5000)))))",
             ),
-            gives_up,
+            &["quota", "internal", "timeout"],
         ),
         (
             "floods-ops",

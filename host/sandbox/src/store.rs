@@ -1,5 +1,6 @@
 //! A fresh store with every limit in place: the first thing of each sandbox.
 
+use maquette_tensor::gate;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::engine::Engine;
@@ -20,9 +21,14 @@ pub(crate) fn new(engine: &Engine, state: State) -> Store<State> {
     store.set_hostcall_fuel(memory);
     store.set_max_component_handles(MAX_HANDLES);
     store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(|context| match context.data().stop() {
-        Some(stop) => Err(stop.into()),
-        None => Ok(UpdateDeadline::Continue(1)),
+    store.epoch_deadline_callback(|context| {
+        let state = context.data();
+        // Whoever stands back waits here, where it is in nobody's way.
+        gate::pass(&|| state.stop().is_some());
+        match state.stop() {
+            Some(stop) => Err(stop.into()),
+            None => Ok(UpdateDeadline::Continue(1)),
+        }
     });
     store
 }

@@ -116,7 +116,9 @@ impl App {
             wait: config.queue_wait,
             bytes: config.queue_bytes,
         };
-        let lanes = Lanes::start(bounds, config.lane_nice).map_err(StartError::Threads)?;
+        let looking = sandboxes.clone();
+        let interrupt = Box::new(move || looking.interrupt());
+        let lanes = Lanes::start(bounds, config.lane_nice, interrupt).map_err(StartError::Threads)?;
         let (blobs, metrics) = (Arc::new(blobs), Arc::new(Metrics::new()));
         let preparer = Arc::new(Preparer::new(config.prepare.clone(), cache));
         let offer = Offer {

@@ -87,6 +87,11 @@ impl Sandboxes {
         Present::new(self.memory().most(), in_memory(self.runtime.device()))
     }
 
+    /// Guests that run look at once whether they have to stop or wait.
+    pub(crate) fn interrupt(&self) {
+        self.engine.wasmtime().increment_epoch();
+    }
+
     /// Bytes of weights in memory.
     pub(crate) fn weight_bytes(&self) -> u64 {
         self.runtime.weights().resident_bytes()

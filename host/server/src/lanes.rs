@@ -5,6 +5,7 @@
 //! threads than lanes, and the kernel's scheduler is told which of them matter ([`standing`]). A thread that has stepped back cannot
 //! come forward again; it ends with what it runs, and the keeper starts another in its stead.
 
+mod gate;
 mod places;
 mod standing;
 
@@ -14,7 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::places::{Counts, Place, Runner, is_tight, place};
+use self::gate::Gate;
+use self::places::{Counts, Place, Runner, is_tight, place, spare};
 use self::standing::Standing;
 use crate::admission::{Bounds, Decision, Load, decide};
 use crate::engine::{Cancel, STACK_BYTES};
@@ -40,6 +42,9 @@ const CHARGE: Duration = Duration::from_millis(50);
 
 /// Work for a lane. It is told how long it waited.
 pub(crate) type Job = Box<dyn FnOnce(Duration) + Send>;
+
+/// Makes guests that run look at once whether they have to wait at the gate, instead of at the next tick.
+pub(crate) type Interrupt = Box<dyn Fn() + Send + Sync>;
 
 /// What the queue has to know of a job.
 pub(crate) struct Ticket {
@@ -139,6 +144,8 @@ struct State {
     lanes: usize,
     threads: Vec<Thread>,
     running: Counts,
+    gate: Arc<Gate>,
+    interrupt: Interrupt,
     /// Predicted time of all running calls, in microseconds.
     running_us: u64,
     /// Threads asleep, to be woken when work comes.
@@ -167,11 +174,11 @@ pub(crate) struct Lanes {
 
 impl Lanes {
     /// Starts the threads, which stand back behind others by so much, as `nice` counts.
-    pub(crate) fn start(bounds: Bounds, nice: i32) -> std::io::Result<Self> {
+    pub(crate) fn start(bounds: Bounds, nice: i32, interrupt: Interrupt) -> std::io::Result<Self> {
         // Threads inherit how their maker stands: those that every call shares are made here, neither by a thread that answers nor by a
         // call in the background.
         let shared = std::thread::spawn(|| {
-            scheduling::plain();
+            scheduling::works(0);
             maquette_tensor::start_threads();
         });
         if shared.join().is_err() {
@@ -190,6 +197,8 @@ impl Lanes {
             lanes: bounds.lanes,
             threads: std::iter::repeat_with(Thread::default).take(count).collect(),
             running: Counts::default(),
+            gate: Arc::default(),
+            interrupt,
             running_us: 0,
             asleep: 0,
             closed: false,
@@ -364,8 +373,11 @@ impl Shared {
 
     /// What a thread does until the lanes close or it has stepped back.
     fn serve(&self, number: usize) {
-        let standing = Standing::own(self.nice);
         let mut state = self.lock();
+        let gate = Arc::clone(&state.gate);
+        drop(state);
+        let standing = Standing::own(number, self.nice, &gate);
+        state = self.lock();
         state.threads[number].standing = Some(standing.clone());
         state.threads[number].starts = false;
         let mut patience = 0;
@@ -531,6 +543,9 @@ impl State {
             charged: started,
         });
         self.tell_standings();
+        if place == Place::Foreground && self.running.background > 0 {
+            (self.interrupt)();
+        }
         Some(waiting)
     }
 
@@ -655,13 +670,15 @@ impl State {
         }
     }
 
-    /// Calls in the background leave the team of kernel threads to those in the foreground, if there are any.
+    /// Calls in the background leave the team of kernel threads, and all but the lanes that are free, to those in the foreground, if
+    /// there are any.
     fn tell_standings(&self) {
         for thread in &self.threads {
             if let (Some(standing), Some(call)) = (&thread.standing, &thread.call) {
                 standing.alone(call.place == Place::Background && self.running.foreground > 0);
             }
         }
+        self.gate.open(spare(self.lanes, self.running.foreground));
     }
 
     /// Makes room by dropping the jobs that nobody waits for any more. Whether there were any.

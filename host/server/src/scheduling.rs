@@ -2,23 +2,17 @@
 //!
 //! A slice is how long a thread goes on once it has been chosen, if it is not interrupted. Since Linux 6.12 whoever wakes up with a shorter
 //! one interrupts it at once, and before that it is not looked at; what a thread has in all does not depend on it. So threads that
-//! answer interrupt lanes, and a lane interrupts those that have stepped back.
+//! answer interrupt lanes.
 
 use std::time::Duration;
 
 use rustix::process::{Pid, getpriority_process, setpriority_process};
 
-/// The nice value of a thread that has stepped back: a 68th of the weight of one that has not.
-pub(crate) const LOWEST: i32 = 19;
+/// The nice value beyond which there is none.
+const LOWEST: i32 = 19;
 
 /// Of threads that answer, and of the one that writes: they have little to do, and somebody waits for it.
 const PROMPT: Duration = Duration::from_micros(200);
-
-/// Of lanes: as long as a short call takes.
-pub(crate) const LANE: Duration = Duration::from_millis(20);
-
-/// Of lanes that have stepped back: the longest that there is.
-pub(crate) const BACK: Duration = Duration::from_millis(100);
 
 /// The system's own.
 const PLAIN: Duration = Duration::ZERO;
@@ -40,22 +34,33 @@ pub fn prompt() {
     own(0, PROMPT);
 }
 
-/// The calling thread works as any other, whoever has started it.
-pub(crate) fn plain() {
-    own(0, PLAIN);
+/// The calling thread works, and stands back behind where it stood by `nice`. Returns where it stands now.
+pub(crate) fn works(nice: i32) -> i32 {
+    own(nice, PLAIN)
 }
 
-/// The calling thread stands back behind where it stood by `nice`, and has slices of this length.
-pub(crate) fn own(nice: i32, slice: Duration) {
+/// From now on a thread that stands at `now` stands back behind that by `nice`. There is no way back: to raise a thread takes a privilege.
+pub(crate) fn step_back(thread: Pid, now: i32, nice: i32) {
+    stand(thread, now.saturating_add(nice).min(LOWEST), PLAIN);
+}
+
+fn own(nice: i32, slice: Duration) -> i32 {
     // Without a process, Linux takes the calling thread.
     match getpriority_process(None) {
-        Ok(now) => stand(rustix::thread::gettid(), (now + nice).clamp(-20, LOWEST), slice),
-        Err(error) => tracing::warn!("a thread's priority is not known, and stays as it is: {error}"),
+        Ok(now) => {
+            let nice = now.saturating_add(nice).clamp(-20, LOWEST);
+            stand(rustix::thread::gettid(), nice, slice);
+            nice
+        }
+        Err(error) => {
+            tracing::warn!("a thread's priority is not known, and stays as it is: {error}");
+            0
+        }
     }
 }
 
 /// Tells the scheduler how a thread stands.
-pub(crate) fn stand(thread: Pid, nice: i32, slice: Duration) {
+fn stand(thread: Pid, nice: i32, slice: Duration) {
     let attributes = Attributes {
         size: size_of::<Attributes>() as u32,
         policy: libc::SCHED_OTHER as u32,
@@ -84,13 +89,16 @@ mod tests {
         let nice = || getpriority_process(None).unwrap();
         let before = nice();
         let (lane, started) = thread::spawn(move || {
-            own(2, LANE);
-            (nice(), thread::spawn(move || (nice(), plain(), nice())).join().unwrap())
+            works(2);
+            (
+                nice(),
+                thread::spawn(move || (nice(), works(0), nice())).join().unwrap(),
+            )
         })
         .join()
         .unwrap();
         let lower = (before + 2).min(LOWEST);
-        assert_eq!((lane, started), (lower, (lower, (), lower)), "it was {before}");
+        assert_eq!((lane, started), (lower, (lower, lower, lower)), "it was {before}");
         assert_eq!(nice(), before, "who starts a lane stands where it stood");
     }
 }

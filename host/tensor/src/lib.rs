@@ -36,6 +36,7 @@ pub use budget::{Budget, Charge};
 pub use control::Control;
 pub use device::Device;
 pub use kv_cache::KvCache;
+pub use maquette_kernels::gate;
 pub use maquette_kernels::team::alone_while;
 pub use maquette_ops as ops;
 pub use memory::{Full, Memory, Share};

@@ -88,6 +88,11 @@ pub(super) fn is_tight(lanes: usize, foreground: usize) -> bool {
     foreground * 2 > lanes
 }
 
+/// How many calls of the background may go on beside so many in the foreground: each of these may want a second processor for its kernels.
+pub(super) fn spare(lanes: usize, foreground: usize) -> usize {
+    lanes.saturating_sub(foreground.saturating_mul(2))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

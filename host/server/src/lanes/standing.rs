@@ -7,13 +7,19 @@ use std::time::{Duration, Instant};
 use maquette_tensor::StoodBack;
 use rustix::process::Pid;
 
-use crate::scheduling::{self, BACK, LANE, LOWEST, stand};
+use super::gate::{Gate, Pass};
+use crate::scheduling;
+
+/// By how much a thread that has stepped back stands behind the others, as `nice` counts: it has half of their weight until it comes to the
+/// gate. With much less it would be put aside, or woken late, with locks in its hands that they need.
+const BEHIND: i32 = 3;
 
 /// A thread that runs guests.
 #[derive(Clone, Debug)]
 pub(super) struct Standing {
     thread: Pid,
-    /// Set while the kernels of its call work on this thread alone.
+    nice: i32,
+    /// Set while its call is behind others: its kernels work on this thread alone, and it waits at the gate.
     alone: Arc<AtomicBool>,
     /// Set once it has stepped back.
     back: Arc<OnceLock<StoodBack>>,
@@ -23,10 +29,12 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Of the thread that calls it, which from now on stands back behind others by `nice`.
-    pub(super) fn own(nice: i32) -> Self {
-        scheduling::own(nice, LANE);
+    /// Of the thread that calls it, the `number`th, which from now on stands back behind others by `nice`.
+    pub(super) fn own(number: usize, nice: i32, gate: &Arc<Gate>) -> Self {
+        let nice = scheduling::works(nice);
         let (alone, back) = (Arc::default(), Arc::default());
+        let pass = Pass::new(Arc::clone(gate), number, Arc::clone(&alone));
+        maquette_tensor::gate::wait_at(Box::new(move |stops| pass.pass(stops)));
         maquette_tensor::alone_while(Arc::clone(&alone));
         maquette_tensor::processor_time_from(Arc::clone(&back));
         let mut clock = libc::CLOCK_MONOTONIC;
@@ -37,6 +45,7 @@ impl Standing {
         }
         Self {
             thread: rustix::thread::gettid(),
+            nice,
             alone,
             back,
             clock,
@@ -44,15 +53,13 @@ impl Standing {
         }
     }
 
-    /// From now on the thread has little of the processors while others want them. There is no way back: raising a thread's priority
-    /// takes a privilege.
+    /// From now on the thread waits at the gate while others run, and is behind them until it comes there. There is no way back.
     pub(super) fn step_back(&self) {
         let (at, processor) = (Instant::now(), self.processor_time());
         if self.back.set(StoodBack { at, processor }).is_err() {
             return;
         }
-        // Not `SCHED_IDLE`: a thread that gets nothing at all on a busy machine also never gives back the locks that it holds.
-        stand(self.thread, LOWEST, BACK);
+        scheduling::step_back(self.thread, self.nice, BEHIND);
     }
 
     /// Whether it has stepped back.
@@ -79,7 +86,7 @@ impl Standing {
         Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
     }
 
-    /// Whether the kernels of its call leave the team to others.
+    /// Whether its call is behind others that run.
     pub(super) fn alone(&self, alone: bool) {
         self.alone.store(alone, Ordering::Relaxed);
     }
@@ -99,7 +106,7 @@ mod tests {
         let (go_on, wait) = mpsc::channel::<()>();
         let own = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
         let lane = thread::spawn(move || {
-            let standing = Standing::own(0);
+            let standing = Standing::own(0, 0, &Arc::default());
             while own() < Duration::from_millis(20) {}
             let before = own();
             send.send((standing, before)).unwrap();

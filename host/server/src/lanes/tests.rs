@@ -15,6 +15,7 @@ fn lanes(lanes: usize, queue: usize) -> Lanes {
             bytes: 1 << 20,
         },
         0,
+        Box::new(|| {}),
     )
     .unwrap()
 }
@@ -183,7 +184,7 @@ fn lanes_stand_back_behind_the_threads_that_answer() {
         wait: Duration::from_secs(1),
         bytes: 1,
     };
-    let lanes = Lanes::start(bounds, 3).unwrap();
+    let lanes = Lanes::start(bounds, 3, Box::new(|| {})).unwrap();
     let (tell, told) = mpsc::channel();
     lanes
         .submit(ticket("a", 1), Box::new(move |_| tell.send(priority()).unwrap()))

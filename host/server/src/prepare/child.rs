@@ -18,7 +18,7 @@ const STANDS_BACK: i32 = 5;
 /// JSON to standard output. `maquette prepare --cache FOLDER` does nothing else.
 pub fn prepare_main(cache: &Path) -> ExitCode {
     // Calls are served beside it.
-    scheduling::own(STANDS_BACK, scheduling::LANE);
+    scheduling::works(STANDS_BACK);
     let answer = match run(cache) {
         Ok(prepared) => Answer::Prepared(Box::new(prepared)),
         Err(error) => Answer::Error(error),

@@ -13,6 +13,7 @@ mod conv_transpose;
 mod depthwise;
 pub mod elementwise;
 pub mod fft;
+pub mod gate;
 pub mod gemm;
 pub mod groups;
 pub mod kv;

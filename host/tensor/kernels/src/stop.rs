@@ -6,6 +6,8 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+use crate::{gate, team};
+
 /// Nanoseconds of work, as kernels estimate it, between two looks at the signal. Estimates are good to a factor of ten.
 const GRAIN: u64 = 100_000;
 
@@ -91,7 +93,7 @@ pub fn spend(nanoseconds: u64) {
     }
 }
 
-/// Looks at the signal now.
+/// Looks at the signal now. A thread that has a [gate] waits there first, unless others would wait for the team that it has.
 ///
 /// # Panics
 /// As [`spend`].
@@ -100,7 +102,11 @@ pub fn look() {
     SPENT.set(0);
     let Some(Raised(signal)) = CURRENT.get() else { return };
     // SAFETY: it is good for as long as it is this thread's: see `under` and `under_raised`.
-    if unsafe { &*signal }.is_up() {
+    let signal = unsafe { &*signal };
+    if !team::has_turn() {
+        gate::pass(&|| signal.is_up());
+    }
+    if signal.is_up() {
         resume_unwind(Box::new(Stopped));
     }
 }

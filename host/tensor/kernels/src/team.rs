@@ -98,6 +98,11 @@ pub fn alone_while(flag: Arc<AtomicBool>) {
     });
 }
 
+/// Whether the team is this thread's.
+pub(crate) fn has_turn() -> bool {
+    HAS_TURN.get()
+}
+
 fn is_alone() -> bool {
     ALONE.with(|alone| alone.get().is_some_and(|flag| flag.load(Ordering::Relaxed)))
 }

@@ -12,7 +12,7 @@ use super::{Result, pieces, widened};
 const CHUNK: usize = 16 << 10;
 
 /// Multiply-adds of a piece of a large product: a few milliseconds of candle's, which cannot be left before its end.
-const PIECE: u64 = 1 << 27;
+const PIECE: u64 = 1 << 26;
 
 /// Rows, and columns, of a piece at least.
 const SIDE: usize = 32;
