@@ -2,8 +2,8 @@
 //!
 //! The queue is fair between tenants by cost: each has a virtual time that advances with what it is served, and the one that is
 //! furthest behind is served next. Whoever is served may have to give way to whoever has had less ([`places`]): there are more
-//! threads than lanes, and the kernel's scheduler is told which of them matter ([`standing`]). A thread that has stepped back cannot
-//! come forward again; it ends with what it runs, and the keeper starts another in its stead.
+//! threads than lanes, and those that have given way wait at a [`gate`] while others run. A thread that has stepped back cannot come
+//! forward again ([`standing`]); it ends with what it runs, and the keeper starts another in its stead.
 
 mod gate;
 mod places;
@@ -373,11 +373,9 @@ impl Shared {
 
     /// What a thread does until the lanes close or it has stepped back.
     fn serve(&self, number: usize) {
-        let mut state = self.lock();
-        let gate = Arc::clone(&state.gate);
-        drop(state);
+        let gate = Arc::clone(&self.lock().gate);
         let standing = Standing::own(number, self.nice, &gate);
-        state = self.lock();
+        let mut state = self.lock();
         state.threads[number].standing = Some(standing.clone());
         state.threads[number].starts = false;
         let mut patience = 0;
