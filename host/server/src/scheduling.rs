@@ -81,6 +81,7 @@ fn stand(thread: Pid, nice: i32, slice: Duration) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::thread;
 
