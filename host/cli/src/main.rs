@@ -1,12 +1,12 @@
 //! The `maquette` binary: reads the command line, runs one command, and turns how it ended into an exit code.
 
+mod allocator;
 mod client;
 mod commands;
 mod failure;
 mod inputs;
 mod local;
 mod logs;
-mod memory;
 mod paths;
 mod report;
 mod sdk;
@@ -91,7 +91,7 @@ enum Command {
 }
 
 #[global_allocator]
-static ALLOCATOR: memory::Allocator = memory::Allocator;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 /// The variable by which candle and rayon are told how many threads to use.
 const THREADS: &str = "RAYON_NUM_THREADS";

@@ -278,7 +278,7 @@ fn gibibyte(m: &Maker) -> Tensor {
 #[test]
 fn an_op_that_takes_long_is_left_at_the_deadline_and_when_it_is_cancelled() {
     let maker = Maker::new();
-    let mut worst = Duration::ZERO;
+    let (mut worst, mut paid) = (Duration::ZERO, Duration::ZERO);
     for make in long_ops() {
         let Long { op, inputs, attrs } = make(&maker);
         let (list, id) = (inputs.iter().collect::<Vec<_>>(), lookup(op).unwrap());
@@ -290,8 +290,10 @@ fn an_op_that_takes_long_is_left_at_the_deadline_and_when_it_is_cancelled() {
             deadline: Some(until),
             ..Control::default()
         };
-        let timed = maker.under(control).apply(id, &list, &attrs).unwrap_err();
+        let scope = maker.under(control);
+        let timed = scope.apply(id, &list, &attrs).unwrap_err();
         let after_deadline = until.elapsed();
+        paid += scope.stats().compute;
         assert_eq!(timed.code, Code::Timeout, "{op}: {timed}");
 
         let cancelled = Arc::new(AtomicBool::new(false));
@@ -321,6 +323,7 @@ fn an_op_that_takes_long_is_left_at_the_deadline_and_when_it_is_cancelled() {
         );
     }
     println!("at most {worst:.1?}");
+    assert!(paid >= SOON, "what was left is paid for: {paid:?}");
     // The threads that were left are well.
     let x = maker.floats(&[300, 300]);
     assert!(

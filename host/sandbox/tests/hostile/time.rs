@@ -1,5 +1,7 @@
 //! Guests that want more time than they have.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use maquette_fixtures as fixtures;
@@ -35,6 +37,34 @@ fn a_guest_that_loops_is_stopped_at_its_deadline() {
         "",
         "(func $predict (param i32 i32) (result i32) (loop $l (br $l)) unreachable)",
     );
+}
+
+#[test]
+fn a_guest_that_loops_passes_the_gate_of_its_thread_until_it_is_stopped() {
+    let host = Host::new();
+    let body = "(func $predict (param i32 i32) (result i32) (loop $l (br $l)) unreachable)";
+    let guest = host.open(&fixtures::component("", body));
+    let thread = std::thread::Builder::new().stack_size(maquette_sandbox::STACK_BYTES);
+    let call = move || {
+        let passed = Rc::new(Cell::new(0));
+        let at_gate = Rc::clone(&passed);
+        maquette_tensor::gate::wait_at(Box::new(move |stops| {
+            // As a gate that stays shut.
+            while !stops() {
+                std::thread::sleep(EPOCH_TICK);
+            }
+            at_gate.set(at_gate.get() + 1);
+        }));
+        let failure = guest.call(Call::default()).result.unwrap_err();
+        (failure.code, passed.get())
+    };
+    let (code, passed) = thread.spawn(call).unwrap().join().unwrap();
+    assert_eq!(
+        (code, passed),
+        (Code::Timeout, 1),
+        "it waited once, for all of its time"
+    );
+    well(&host);
 }
 
 #[test]

@@ -174,6 +174,7 @@ mod tests {
             [false, false, true]
         );
         assert!(is_tight(1, 1));
+        assert_eq!([0, 1, 2, 3].map(|foreground| spare(4, foreground)), [4, 2, 0, 0]);
     }
 
     proptest! {

@@ -159,6 +159,34 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_waits_at_its_gate_where_it_looks_and_not_while_it_has_the_team() {
+        let passed = std::thread::spawn(|| {
+            let (count, seen) = (std::rc::Rc::new(Cell::new(0)), Cell::new((0, 0)));
+            let counts = std::rc::Rc::clone(&count);
+            gate::wait_at(Box::new(move |stops| {
+                assert!(!stops());
+                counts.set(counts.get() + 1);
+            }));
+            let never = After(AtomicUsize::new(usize::MAX));
+            look();
+            let without = count.get();
+            let looked = || {
+                look();
+                team::engaged(|| {
+                    let before = count.get();
+                    look();
+                    // Another test may have the team.
+                    let waits = usize::from(!team::has_turn());
+                    seen.set((before, count.get() - waits));
+                });
+            };
+            assert_eq!(under(&never, looked), Ok(()));
+            (without, seen.get())
+        });
+        assert_eq!(passed.join().unwrap(), (0, (1, 1)));
+    }
+
+    #[test]
     fn a_panic_is_no_stop_and_an_inner_signal_ends_with_its_call() {
         let never = After(AtomicUsize::new(usize::MAX));
         let panicked = catch_unwind(AssertUnwindSafe(|| under(&never, || panic!("mine"))));

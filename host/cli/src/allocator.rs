@@ -13,8 +13,10 @@ const MAPPED: usize = 32 << 20;
 /// How much is emptied at once.
 const STEP: usize = 4 << 20;
 
+/// Where a step begins; on a system with larger pages nothing is emptied before.
 const PAGE: usize = 4096;
 
+/// See the module.
 pub(crate) struct Allocator;
 
 // SAFETY: all memory is the system allocator's own, by the same layout.
