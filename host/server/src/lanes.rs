@@ -1,10 +1,10 @@
 //! The lanes: plain threads with large stacks on which guests run, and the one bounded queue in front of them.
 //!
-//! The queue is fair between tenants by cost ([`state`]). Whoever is served may have to give way to whoever has had less ([`places`]): there are more
-//! threads than lanes, and those that have given way wait at a [`gate`] while others run. A thread that has stepped back cannot come
-//! forward again ([`standing`]); it ends with what it runs, and the keeper starts another in its stead.
+//! The queue is fair between tenants by cost ([`state`]). Whoever is served may have to give way to whoever has had less ([`places`],
+//! [`lately`]): there are more threads than lanes, and those that have given way wait at a [`gate`] while others run.
 
 mod gate;
+mod lately;
 mod places;
 mod standing;
 mod state;
@@ -14,9 +14,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::places::Place;
 use self::standing::Standing;
-use self::state::{State, Thread, Waiting};
+use self::state::{State, Waiting};
 use crate::admission::{Bounds, Decision, decide};
 use crate::engine::{Cancel, STACK_BYTES};
 use crate::scheduling;
@@ -29,7 +28,7 @@ const YIELDS: u32 = 16;
 /// How often the keeper looks whether somebody has to give way, while calls wait.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How often tenants are charged for what runs in the background.
+/// How often tenants are charged for what runs beside others.
 const CHARGE: Duration = Duration::from_millis(50);
 
 /// Work for a lane. It is told how long it waited.
@@ -67,7 +66,7 @@ struct Shared {
     work: Condvar,
     /// Signalled when there is something for the keeper.
     chores: Condvar,
-    /// Signalled when a lane ends its work while the lanes are closing.
+    /// Signalled when a call ends while the lanes are closing.
     done: Condvar,
     bounds: Bounds,
     /// By how much a lane stands back behind the threads that answer.
@@ -77,7 +76,7 @@ struct Shared {
 /// The lanes. Dropping them ends the threads after their current call.
 pub(crate) struct Lanes {
     shared: Arc<Shared>,
-    keeper: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Lanes {
@@ -94,7 +93,8 @@ impl Lanes {
                 "the threads that kernels share could not be started",
             ));
         }
-        let count = bounds.lanes + background(bounds.lanes);
+        // Those in the background, those that run, and those that wait for them.
+        let count = background(bounds.lanes) + 2 * bounds.lanes;
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new(bounds.lanes, count, interrupt)),
             work: Condvar::new(),
@@ -105,16 +105,23 @@ impl Lanes {
         });
         let lanes = Self {
             shared: Arc::clone(&shared),
-            keeper: Mutex::default(),
+            threads: Mutex::default(),
+        };
+        let start = |name: String, work: Box<dyn FnOnce(&Shared) + Send>| {
+            let (shared, thread) = (Arc::clone(&shared), std::thread::Builder::new().name(name));
+            let thread = thread.stack_size(STACK_BYTES).spawn(move || work(&shared))?;
+            lanes.threads().push(thread);
+            Ok::<_, std::io::Error>(())
         };
         for number in 0..count {
-            shared.lock().threads[number].starts = true;
-            shared.spawn(number)?;
+            start(format!("lane-{number}"), Box::new(move |shared| shared.serve(number)))?;
         }
-        let keeper = std::thread::Builder::new().name("lane-keeper".to_owned());
-        let keeper = keeper.spawn(move || shared.keep())?;
-        *lanes.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper);
+        start("lane-keeper".to_owned(), Box::new(Shared::keep))?;
         Ok(lanes)
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a job, or refuses it at once.
@@ -193,9 +200,9 @@ impl Lanes {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(state);
-        if let Some(keeper) = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // Neither it nor a lane's jobs panic.
-            let _ = keeper.join();
+        for thread in self.threads().drain(..) {
+            // None of them panics.
+            let _ = thread.join();
         }
     }
 }
@@ -212,15 +219,6 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a thread; it is not waited for.
-    fn spawn(self: &Arc<Self>, number: usize) -> std::io::Result<()> {
-        let shared = Arc::clone(self);
-        let thread = std::thread::Builder::new()
-            .name(format!("lane-{number}"))
-            .stack_size(STACK_BYTES);
-        thread.spawn(move || shared.serve(number)).map(drop)
-    }
-
     /// Puts a job that was let in into the queue, and sees to it that it does not wait for longer calls of others.
     fn enqueue(&self, mut state: MutexGuard<'_, State>, ticket: Ticket, job: Job) {
         state.push(Waiting {
@@ -228,8 +226,9 @@ impl Shared {
             since: Instant::now(),
             job,
         });
-        state.make_room(Instant::now());
-        let starts = state.next().is_some();
+        let now = Instant::now();
+        state.make_room(now);
+        let starts = state.next(now).is_some();
         let wake = starts && state.asleep > 0;
         drop(state);
         if wake {
@@ -239,46 +238,40 @@ impl Shared {
         }
     }
 
-    /// What a thread does until the lanes close or it has stepped back.
+    /// What a thread does until the lanes close.
     fn serve(&self, number: usize) {
         let gate = Arc::clone(&self.lock().gate);
         let standing = Standing::own(number, self.nice, &gate);
         let mut state = self.lock();
         state.threads[number].standing = Some(standing.clone());
-        state.threads[number].starts = false;
         let mut patience = 0;
         loop {
-            let next = state.next();
-            let next = next.and_then(|(tenant, place)| Some((state.begin(number, &tenant, place)?, place)));
-            if let Some((waiting, place)) = next {
-                let more = state.asleep > 0 && state.next().is_some();
+            let now = Instant::now();
+            let next = state.next(now);
+            let next = next.and_then(|(tenant, place)| state.begin(number, &tenant, place, now));
+            if let Some(waiting) = next {
+                let more = state.asleep > 0 && state.next(now).is_some();
+                let held = state.held > 0;
                 drop(state);
                 if more {
                     self.work.notify_one();
                 }
-                if place == Place::Background {
-                    standing.step_back();
+                if held {
+                    self.chores.notify_one();
                 }
                 if catch_unwind(AssertUnwindSafe(|| (waiting.job)(waiting.since.elapsed()))).is_err() {
                     tracing::error!("a job panicked on its lane");
                 }
-                if standing.is_back() {
-                    // Not under the lock: others would wait for a thread that has little of the processors.
-                    standing.end();
-                    self.chores.notify_one();
-                    return;
-                }
+                standing.leave();
                 state = self.lock();
-                state.finish(number);
+                state.finish(number, Instant::now());
                 if state.closed {
                     self.done.notify_all();
                     self.work.notify_all();
+                    self.chores.notify_one();
                 }
                 patience = YIELDS;
             } else if state.closed && state.queued == 0 {
-                standing.end();
-                drop(state);
-                self.chores.notify_one();
                 return;
             } else if patience > 0 {
                 // More work often follows at once; sleeping and being woken would cost more than the call itself.
@@ -294,43 +287,29 @@ impl Shared {
         }
     }
 
-    /// What the keeper does: replaces threads that have ended, charges for what runs in the background, and looks now and then whether
-    /// a call has become so long that another need not wait for it.
-    fn keep(self: &Arc<Self>) {
+    /// What the keeper does: charges for what runs beside others, and looks now and then whether a call has become so long, or its tenant
+    /// has had so much, that another need not wait for it.
+    fn keep(&self) {
         let mut state = self.lock();
-        loop {
-            for number in 0..state.threads.len() {
-                if state.threads[number].standing.as_ref().is_some_and(Standing::has_ended) {
-                    state.finish(number);
-                    state.threads[number] = Thread::default();
-                    if state.closed {
-                        self.done.notify_all();
-                        self.work.notify_all();
-                    }
-                }
-                if state.threads[number].is_missing() && (!state.closed || state.queued > 0) {
-                    match self.spawn(number) {
-                        Ok(()) => state.threads[number].starts = true,
-                        Err(error) => tracing::error!("a lane cannot be started again: {error}"),
-                    }
-                }
-            }
-            if state.closed && state.queued == 0 && state.threads.iter().all(Thread::is_missing) {
-                return;
-            }
-            state.charge_background();
-            state.make_room(Instant::now());
-            let starts = state.next().is_some();
+        while !state.closed || state.queued + state.running.all() > 0 {
+            let now = Instant::now();
+            state.make_room(now);
+            state.settle(now);
+            let starts = state.next(now).is_some();
             if starts && state.asleep > 0 {
                 self.work.notify_one();
             }
-            // Whoever steps back does not wait for the lock to say that it has ended, so that a word of it may be missed.
-            let wait = if state.queued > 0 && !starts { LOOK } else { CHARGE };
-            state = if state.running.background > 0 || wait == LOOK || state.closed || state.lacks_threads() {
-                let waited = self.chores.wait_timeout(state, wait);
-                waited.unwrap_or_else(PoisonError::into_inner).0
+            let wait = if state.held > 0 || (state.queued > 0 && !starts) {
+                Some(LOOK)
             } else {
-                self.chores.wait(state).unwrap_or_else(PoisonError::into_inner)
+                (state.running.background > 0).then_some(CHARGE)
+            };
+            state = match wait {
+                Some(wait) => {
+                    let waited = self.chores.wait_timeout(state, wait);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.chores.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
     }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, getpriority_process, setpriority_process};
+use rustix::process::{getpriority_process, setpriority_process};
 
 /// The nice value beyond which there is none.
 const LOWEST: i32 = 19;
@@ -34,33 +34,21 @@ pub fn prompt() {
     own(0, PROMPT);
 }
 
-/// The calling thread works, and stands back behind where it stood by `nice`. Returns where it stands now.
-pub(crate) fn works(nice: i32) -> i32 {
-    own(nice, PLAIN)
+/// The calling thread works, and stands back behind where it stood by `nice`.
+pub(crate) fn works(nice: i32) {
+    own(nice, PLAIN);
 }
 
-/// From now on a thread that stands at `now` stands back behind that by `nice`. There is no way back: to raise a thread takes a privilege.
-pub(crate) fn step_back(thread: Pid, now: i32, nice: i32) {
-    stand(thread, now.saturating_add(nice).min(LOWEST), PLAIN);
-}
-
-fn own(nice: i32, slice: Duration) -> i32 {
+fn own(nice: i32, slice: Duration) {
     // Without a process, Linux takes the calling thread.
     match getpriority_process(None) {
-        Ok(now) => {
-            let nice = now.saturating_add(nice).clamp(-20, LOWEST);
-            stand(rustix::thread::gettid(), nice, slice);
-            nice
-        }
-        Err(error) => {
-            tracing::warn!("a thread's priority is not known, and stays as it is: {error}");
-            0
-        }
+        Ok(now) => stand(now.saturating_add(nice).clamp(-20, LOWEST), slice),
+        Err(error) => tracing::warn!("a thread's priority is not known, and stays as it is: {error}"),
     }
 }
 
-/// Tells the scheduler how a thread stands.
-fn stand(thread: Pid, nice: i32, slice: Duration) {
+/// Tells the scheduler how the calling thread stands.
+fn stand(nice: i32, slice: Duration) {
     let attributes = Attributes {
         size: size_of::<Attributes>() as u32,
         policy: libc::SCHED_OTHER as u32,
@@ -70,10 +58,10 @@ fn stand(thread: Pid, nice: i32, slice: Duration) {
         slice: slice.as_nanos() as u64,
         unused: [0; 2],
     };
-    // SAFETY: it reads `attributes`, which is laid out as it expects and lives until it returns.
-    let status = unsafe { libc::syscall(libc::SYS_sched_setattr, thread.as_raw_pid(), &raw const attributes, 0) };
+    // SAFETY: it reads `attributes`, which is laid out as it expects and lives until it returns. Thread 0 is the calling one.
+    let status = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     if status != 0
-        && let Err(error) = setpriority_process(Some(thread), nice)
+        && let Err(error) = setpriority_process(None, nice)
     {
         tracing::debug!("a thread's priority stays as it is: {error}");
     }
@@ -93,13 +81,19 @@ mod tests {
             works(2);
             (
                 nice(),
-                thread::spawn(move || (nice(), works(0), nice())).join().unwrap(),
+                thread::spawn(move || {
+                    let inherited = nice();
+                    works(0);
+                    (inherited, nice())
+                })
+                .join()
+                .unwrap(),
             )
         })
         .join()
         .unwrap();
         let lower = (before + 2).min(LOWEST);
-        assert_eq!((lane, started), (lower, (lower, lower, lower)), "it was {before}");
+        assert_eq!((lane, started), (lower, (lower, lower)), "it was {before}");
         assert_eq!(nice(), before, "who starts a lane stands where it stood");
     }
 }

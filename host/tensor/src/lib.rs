@@ -46,7 +46,6 @@ pub use runtime::{Runtime, RuntimeConfig};
 pub use scope::{Scope, Stats};
 pub use tensor::Tensor;
 pub use weight_file::{TensorInfo, WeightFile};
-pub use work::{StoodBack, processor_time_from};
 
 /// Starts the threads that kernels share, with the priority of whoever calls it; otherwise the first op that shares work does.
 pub fn start_threads() {

@@ -34,8 +34,8 @@ pub struct Stats {
     pub program_runs: u64,
     /// Ops run inside programs.
     pub program_nodes: u64,
-    /// Time inside ops and programs, those that failed or were left included: wall time, or processor time once the thread stands back
-    /// ([`processor_time_from`](crate::processor_time_from)); on a device, what its thread has spent on this scope's jobs.
+    /// Wall time inside ops and programs, those that failed or were left included, without what the thread has waited at its
+    /// [gate](crate::gate); on a device, what its thread has spent on this scope's jobs.
     pub compute: Duration,
     /// Wall time of loading and packing weights and of compiling programs; none of it is in `compute`.
     pub load: Duration,

@@ -1,10 +1,9 @@
-//! The gate at which calls in the background wait while calls in the foreground run, so that these share neither processors nor the
-//! kernel's locks with more of them than there are lanes to spare.
+//! The gate at which calls wait while calls that go before them run, so that these share neither processors nor the kernel's locks with
+//! more of them than there are lanes to spare.
 //!
-//! Places beside the foreground are taken by turns. When there are none, now and then one goes on for a moment all the same, so that
-//! nobody starves.
+//! Places beside those that go first are taken by turns. When there are none, now and then one goes on for a moment all the same, so
+//! that nobody starves.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 struct Turns {
-    /// How many may go on beside the foreground.
+    /// How many may go on beside those that go first.
     places: usize,
     taken: usize,
     /// Threads that wait, by their numbers.
@@ -54,7 +53,7 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// How many calls in the background may go on from now on, and that threads look again whether they have to wait at all.
+    /// How many calls that are held may go on from now on, and that threads look again whether they are held at all.
     pub(super) fn open(&self, places: usize) {
         let mut turns = self.lock();
         turns.places = places;
@@ -69,53 +68,73 @@ impl Gate {
 }
 
 /// A thread at the gate.
+#[derive(Debug)]
 pub(super) struct Pass {
     gate: Arc<Gate>,
     number: usize,
-    /// Set while it has to wait for places.
-    held_up: Arc<AtomicBool>,
+    /// Whether it needs a place to go on.
+    held: AtomicBool,
+    /// Whether it has one. Changes with the gate locked.
+    placed: AtomicBool,
+    time: Mutex<Time>,
+}
+
+/// What the clock says of a thread at the gate.
+#[derive(Debug, Default)]
+struct Time {
     /// Until when it may go on.
-    until: Cell<Option<Instant>>,
-    /// Whether it has a place.
-    placed: Cell<bool>,
+    until: Option<Instant>,
+    /// Since when it waits.
+    since: Option<Instant>,
+    /// How long it has waited before.
+    waited: Duration,
 }
 
 impl Pass {
-    pub(super) fn new(gate: Arc<Gate>, number: usize, held_up: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(gate: Arc<Gate>, number: usize) -> Self {
         Self {
             gate,
             number,
-            held_up,
-            until: Cell::default(),
-            placed: Cell::default(),
+            held: AtomicBool::default(),
+            placed: AtomicBool::default(),
+            time: Mutex::default(),
         }
     }
 
-    /// Returns when the thread may go on, or soon after its call has to stop.
-    pub(super) fn pass(&self, stops: &dyn Fn() -> bool) {
-        if !self.waits() {
-            return;
+    /// Says whether the thread needs a place to go on, from its next pass on. Returns whether it did.
+    pub(super) fn hold(&self, held: bool) -> bool {
+        self.held.swap(held, Ordering::Relaxed)
+    }
+
+    /// Returns when the thread may go on, or soon after its call has to stop; says how long that took.
+    pub(super) fn pass(&self, stops: &dyn Fn() -> bool) -> Duration {
+        if !self.is_held() {
+            if self.placed.load(Ordering::Relaxed) {
+                self.leave();
+            }
+            return Duration::ZERO;
         }
-        let now = Instant::now();
+        let began = Instant::now();
         let mut turns = self.gate.lock();
-        let crowded = self.placed.get() && turns.taken > turns.places;
-        if self.until.get().is_some_and(|until| now < until) && !crowded {
-            return;
+        let crowded = self.placed.load(Ordering::Relaxed) && turns.taken > turns.places;
+        if self.time().until.is_some_and(|until| began < until) && !crowded {
+            return Duration::ZERO;
         }
         self.give_back(&mut turns);
         turns.queue.push_back(self.number);
-        while self.waits() && !stops() {
+        self.time().since = Some(began);
+        while self.is_held() && !stops() {
             let now = Instant::now();
             if turns.queue.front() == Some(&self.number) {
                 if turns.taken < turns.places {
                     turns.taken += 1;
-                    self.placed.set(true);
-                    self.until.set(Some(now + TURN));
+                    self.placed.store(true, Ordering::Relaxed);
+                    self.time().until = Some(now + TURN);
                     break;
                 }
                 if now >= turns.moment {
                     turns.moment = now + EVERY;
-                    self.until.set(Some(now + MOMENT));
+                    self.time().until = Some(now + MOMENT);
                     break;
                 }
             }
@@ -125,23 +144,53 @@ impl Pass {
         turns.queue.retain(|number| *number != self.number);
         drop(turns);
         self.gate.changed.notify_all();
+        let waited = began.elapsed();
+        let mut time = self.time();
+        time.since = None;
+        time.waited += waited;
+        waited
     }
 
-    fn waits(&self) -> bool {
-        self.held_up.load(Ordering::Relaxed)
-    }
-
-    fn give_back(&self, turns: &mut Turns) {
-        if self.placed.replace(false) {
-            turns.taken -= 1;
+    /// The thread does not go on: others may have its place.
+    pub(super) fn leave(&self) {
+        let mut turns = self.gate.lock();
+        self.time().until = None;
+        if self.give_back(&mut turns) {
+            drop(turns);
+            self.gate.changed.notify_all();
         }
     }
-}
 
-impl Drop for Pass {
-    fn drop(&mut self) {
-        self.give_back(&mut self.gate.lock());
-        self.gate.changed.notify_all();
+    /// How long it has waited, in all.
+    pub(super) fn waited(&self, now: Instant) -> Duration {
+        let time = self.time();
+        time.waited
+            + time
+                .since
+                .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// As if the thread had waited for so long, if it is held.
+    #[cfg(test)]
+    pub(super) fn simulate(&self, time: Duration) {
+        if self.is_held() {
+            self.time().waited += time;
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    fn time(&self) -> MutexGuard<'_, Time> {
+        self.time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there was something to give back.
+    fn give_back(&self, turns: &mut Turns) -> bool {
+        let placed = self.placed.swap(false, Ordering::Relaxed);
+        turns.taken -= usize::from(placed);
+        placed
     }
 }
 
@@ -161,12 +210,12 @@ mod tests {
 
     /// Threads that pass as often as they may until told to stop; how often each has, and how many went on at once at most.
     fn crowd(gate: Gate, threads: usize, time: Duration) -> (Vec<usize>, usize) {
-        let gate = Arc::new(gate);
-        let (held_up, over) = (Arc::new(AtomicBool::new(true)), AtomicBool::new(false));
+        let (gate, over) = (Arc::new(gate), AtomicBool::new(false));
         let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let counts = thread::scope(|scope| {
             let run = |number| {
-                let pass = Pass::new(Arc::clone(&gate), number, Arc::clone(&held_up));
+                let pass = Pass::new(Arc::clone(&gate), number);
+                pass.hold(true);
                 let mut count = 0;
                 let stops = || over.load(Ordering::Relaxed);
                 loop {
@@ -205,27 +254,50 @@ mod tests {
     }
 
     #[test]
-    fn who_need_not_wait_any_more_goes_on() {
+    fn who_is_not_held_any_more_goes_on_and_so_does_who_stops() {
         let gate = Arc::new(without_moments());
-        let held_up = Arc::new(AtomicBool::new(true));
-        let pass = Pass::new(Arc::clone(&gate), 0, Arc::clone(&held_up));
-        thread::scope(|scope| {
+        let pass = Pass::new(Arc::clone(&gate), 0);
+        assert_eq!(pass.pass(&|| false), Duration::ZERO);
+        pass.hold(true);
+        let waited = thread::scope(|scope| {
             scope.spawn(|| {
                 thread::sleep(Duration::from_millis(20));
-                held_up.store(false, Ordering::Relaxed);
+                assert!(pass.waited(Instant::now()) > Duration::ZERO, "it waits");
+                pass.hold(false);
                 gate.open(0);
             });
-            pass.pass(&|| false);
+            pass.pass(&|| false)
         });
+        assert!(waited > Duration::ZERO);
         let stops = AtomicBool::new(false);
-        held_up.store(true, Ordering::Relaxed);
-        thread::scope(|scope| {
+        pass.hold(true);
+        let again = thread::scope(|scope| {
             scope.spawn(|| {
                 thread::sleep(Duration::from_millis(20));
                 stops.store(true, Ordering::Relaxed);
             });
-            pass.pass(&|| stops.load(Ordering::Relaxed));
+            pass.pass(&|| stops.load(Ordering::Relaxed))
         });
+        assert_eq!(pass.waited(Instant::now()), waited + again);
         assert!(gate.lock().queue.is_empty());
+    }
+
+    #[test]
+    fn a_place_is_given_back_when_the_call_ends_or_needs_none() {
+        let gate = Arc::new(without_moments());
+        gate.open(1);
+        let pass = Pass::new(Arc::clone(&gate), 0);
+        for leave in [true, false] {
+            pass.hold(true);
+            pass.pass(&|| false);
+            assert_eq!(gate.lock().taken, 1);
+            pass.hold(false);
+            if leave {
+                pass.leave();
+            } else {
+                pass.pass(&|| false);
+            }
+            assert_eq!(gate.lock().taken, 0);
+        }
     }
 }

@@ -83,6 +83,11 @@ impl Runner {
     }
 }
 
+/// Whether others may wait for a call that takes so long, in microseconds, as if they were not there.
+pub(super) fn is_short(takes_us: u64) -> bool {
+    takes_us < LONG_US
+}
+
 /// Whether so many calls in the foreground may be in each other's way: not while half of the lanes are free.
 pub(super) fn is_tight(lanes: usize, foreground: usize) -> bool {
     foreground * 2 > lanes

@@ -1,14 +1,15 @@
 //! Who waits and who runs: the queue in front of the lanes, and the calls on their threads.
 //!
 //! The queue is fair between tenants by cost: each has a virtual time that advances with what it is served, and the one that is
-//! furthest behind is served next.
+//! furthest behind is served next. Of those that run at once, whose tenants have had little lately go before whose have had much.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::gate::Gate;
-use super::places::{Counts, Place, Runner, background, is_tight, place, spare};
+use super::lately::{Lately, is_much_more};
+use super::places::{Counts, Place, Runner, background, is_short, is_tight, place, spare};
 use super::standing::Standing;
 use super::{Interrupt, Job, Ticket};
 use crate::admission::Load;
@@ -34,17 +35,16 @@ struct Running {
     /// What its tenant was charged for it so far, in microseconds.
     cost_us: u64,
     cancel: Cancel,
-    since: Instant,
     place: Place,
-    /// Processor time of its thread when its tenant was last charged for its time in the background.
+    /// What its thread had worked when it began, and when its tenant was last charged for it.
+    started: Duration,
     charged: Duration,
 }
 
 impl Running {
-    /// What it has taken beyond what its tenant was charged, in microseconds.
-    fn overrun(&self, now: Instant) -> u64 {
-        let us = u64::try_from((now - self.since).as_micros()).unwrap_or(u64::MAX);
-        us.saturating_sub(self.cost_us)
+    /// What it has taken beyond what its tenant was charged, in microseconds; its thread has worked so much.
+    fn overrun(&self, worked: Duration) -> u64 {
+        us(worked.saturating_sub(self.started)).saturating_sub(self.cost_us)
     }
 }
 
@@ -57,6 +57,7 @@ struct Tenant {
     queue: VecDeque<Waiting>,
     queued_us: u64,
     running: Counts,
+    lately: Lately,
 }
 
 impl Tenant {
@@ -73,15 +74,15 @@ impl Tenant {
 /// A thread's place in the state.
 #[derive(Default)]
 pub(super) struct Thread {
-    /// Set from when it is started to when it says how it stands.
-    pub(super) starts: bool,
+    /// Set once it has started.
     pub(super) standing: Option<Standing>,
     call: Option<Running>,
 }
 
 impl Thread {
-    pub(super) fn is_missing(&self) -> bool {
-        !self.starts && self.standing.is_none()
+    /// Its call, and what it has worked.
+    fn call(&self, now: Instant) -> Option<(&Running, Duration)> {
+        Some((self.call.as_ref()?, self.standing.as_ref()?.worked(now)))
     }
 }
 
@@ -98,6 +99,8 @@ pub(super) struct State {
     lanes: usize,
     pub(super) threads: Vec<Thread>,
     pub(super) running: Counts,
+    /// Calls in the foreground that wait for others there.
+    pub(super) held: usize,
     pub(super) gate: Arc<Gate>,
     interrupt: Interrupt,
     /// Predicted time of all running calls, in microseconds.
@@ -120,6 +123,7 @@ impl State {
             lanes,
             threads: std::iter::repeat_with(Thread::default).take(threads).collect(),
             running: Counts::default(),
+            held: 0,
             gate: Arc::default(),
             interrupt,
             running_us: 0,
@@ -183,24 +187,34 @@ impl State {
     }
 
     /// Whose call starts next, and where; nothing if all that wait have to wait on.
-    pub(super) fn next(&self) -> Option<(Arc<str>, Place)> {
+    pub(super) fn next(&self, now: Instant) -> Option<(Arc<str>, Place)> {
         if self.queued == 0 {
             return None;
         }
+        let tight = is_tight(self.lanes, self.running.foreground + 1);
+        let least = self.least_lately(now);
         let overtaken = self.tenants.values().filter(|tenant| tenant.running.background > 0);
         let overtaken = overtaken.map(|tenant| tenant.time).min().unwrap_or(u64::MAX);
         let starts = self.tenants.iter().filter(|(_, tenant)| !tenant.queue.is_empty());
         let starts = starts.filter_map(|(name, tenant)| {
             let behind = tenant.time > overtaken || self.would_give_way(tenant);
-            let place = place(self.lanes, self.running, tenant.running, behind)?;
-            Some((tenant.time, name, place))
+            let lately = tenant.lately.seconds(now);
+            // Those that would wait for it are not in its way, if that is not for long.
+            let mut running = self.running;
+            if tight && tenant.queue.front().is_some_and(|first| is_short(first.ticket.cost_us)) {
+                running.foreground = self.beside(lately, now);
+            }
+            let place = place(self.lanes, running, tenant.running, behind)?;
+            let waits = tight && least.is_some_and(|least| is_much_more(lately, least));
+            (place == Place::Background || !waits).then_some((tenant.time, name, place))
         });
         let (_, name, place) = starts.min_by_key(|(time, ..)| *time)?;
         Some((Arc::clone(name), place))
     }
 
     /// Gives the first of a tenant's calls to a thread.
-    pub(super) fn begin(&mut self, number: usize, name: &str, place: Place) -> Option<Waiting> {
+    pub(super) fn begin(&mut self, number: usize, name: &str, place: Place, now: Instant) -> Option<Waiting> {
+        let worked = self.threads[number].standing.as_ref()?.worked(now);
         let tenant = self.tenants.get_mut(name)?;
         let waiting = tenant.queue.pop_front()?;
         let cost_us = waiting.ticket.cost_us;
@@ -217,28 +231,24 @@ impl State {
         self.queued -= 1;
         self.queued_us = self.queued_us.saturating_sub(cost_us);
         self.queued_bytes = self.queued_bytes.saturating_sub(waiting.ticket.bytes);
-        let standing = self.threads[number]
-            .standing
-            .as_ref()
-            .filter(|_| place == Place::Background);
-        let started = standing.map(Standing::processor_time).unwrap_or_default();
         self.threads[number].call = Some(Running {
             tenant: Arc::clone(&waiting.ticket.tenant),
             cost_us,
             cancel: waiting.ticket.cancel.clone(),
-            since: Instant::now(),
             place,
-            charged: started,
+            started: worked,
+            charged: worked,
         });
-        self.tell_standings();
-        if place == Place::Foreground && self.running.background > 0 {
-            (self.interrupt)();
-        }
+        self.settle(now);
         Some(waiting)
     }
 
     /// A thread's call has ended.
-    pub(super) fn finish(&mut self, number: usize) {
+    pub(super) fn finish(&mut self, number: usize, now: Instant) {
+        self.charge(now);
+        let overrun = self.threads[number]
+            .call(now)
+            .map(|(call, worked)| call.overrun(worked));
         let Some(call) = self.threads[number].call.take() else {
             return;
         };
@@ -248,14 +258,10 @@ impl State {
             *tenant.running.of(call.place) -= 1;
             // In the background time passes without being served.
             if call.place == Place::Foreground {
-                tenant.time = tenant.time.saturating_add(call.overrun(Instant::now()));
+                tenant.time = tenant.time.saturating_add(overrun.unwrap_or_default());
             }
         }
-        self.tell_standings();
-    }
-
-    pub(super) fn lacks_threads(&self) -> bool {
-        self.threads.iter().any(Thread::is_missing)
+        self.settle(now);
     }
 
     /// Whether a tenant's next call, if it ran, would give way to one that does.
@@ -273,6 +279,20 @@ impl State {
                 let other = self.tenants.get(&call.tenant).map_or(0, Tenant::start);
                 runner.gives_way(other, call.cost_us)
             })
+    }
+
+    /// How many calls in the foreground would go on beside one whose tenant has had so much lately.
+    fn beside(&self, lately: f64, now: Instant) -> usize {
+        let others = self.foreground().filter_map(|(_, call)| self.tenants.get(&call.tenant));
+        others
+            .filter(|other| !is_much_more(other.lately.seconds(now), lately))
+            .count()
+    }
+
+    /// The least that a tenant with a call in the foreground has had lately.
+    fn least_lately(&self, now: Instant) -> Option<f64> {
+        let tenants = self.foreground().filter_map(|(_, call)| self.tenants.get(&call.tenant));
+        tenants.map(|tenant| tenant.lately.seconds(now)).min_by(f64::total_cmp)
     }
 
     /// The threads that run calls in the foreground.
@@ -299,7 +319,7 @@ impl State {
             return false;
         };
         let longer = self.foreground().filter_map(|(number, call)| {
-            let overrun = call.overrun(now);
+            let overrun = call.overrun(self.threads[number].standing.as_ref()?.worked(now));
             let runner = Runner {
                 time: self.tenants.get(&call.tenant)?.time.saturating_add(overrun),
                 takes_us: call.cost_us.saturating_add(overrun),
@@ -317,15 +337,18 @@ impl State {
 
     /// Moves a thread's call into the background.
     fn step_back(&mut self, number: usize, now: Instant) {
-        let thread = &mut self.threads[number];
-        let (Some(call), Some(standing)) = (&mut thread.call, &thread.standing) else {
+        self.charge(now);
+        let Some(overrun) = self.threads[number]
+            .call(now)
+            .map(|(call, worked)| call.overrun(worked))
+        else {
             return;
         };
-        let overrun = call.overrun(now);
-        call.charged = standing.processor_time();
+        let Some(call) = &mut self.threads[number].call else {
+            return;
+        };
         call.place = Place::Background;
         call.cost_us = call.cost_us.saturating_add(overrun);
-        standing.step_back();
         self.running_us = self.running_us.saturating_add(overrun);
         let moved = |counts: &mut Counts| {
             counts.foreground -= 1;
@@ -337,36 +360,56 @@ impl State {
             tenant.begun = tenant.time;
             moved(&mut tenant.running);
         }
-        self.tell_standings();
+        self.settle(now);
     }
 
-    /// Charges tenants for the processor time that their calls in the background have had.
-    pub(super) fn charge_background(&mut self) {
+    /// Charges tenants for what their calls have worked since the last time.
+    fn charge(&mut self, now: Instant) {
         for thread in &mut self.threads {
             let (Some(call), Some(standing)) = (&mut thread.call, &thread.standing) else {
                 continue;
             };
+            let worked = standing.worked(now);
+            let work = worked.saturating_sub(call.charged);
+            call.charged = worked;
+            let Some(tenant) = self.tenants.get_mut(&call.tenant) else {
+                continue;
+            };
+            tenant.lately.add(work, now);
             if call.place == Place::Background {
-                let now = standing.processor_time();
-                let us = u64::try_from(now.saturating_sub(call.charged).as_micros()).unwrap_or(0);
-                call.charged = now;
-                if let Some(tenant) = self.tenants.get_mut(&call.tenant) {
-                    tenant.time = tenant.time.saturating_add(us.saturating_mul(WEIGHT));
-                    tenant.begun = tenant.time;
-                }
+                tenant.time = tenant.time.saturating_add(us(work).saturating_mul(WEIGHT));
+                tenant.begun = tenant.time;
             }
         }
     }
 
-    /// Calls in the background leave the team of kernel threads, and what cannot be spared of the lanes, to those in the foreground, if there
-    /// are any.
-    fn tell_standings(&self) {
+    /// Tells the threads how they stand: calls in the background go on by turns, as many as there are lanes to spare. If lanes are few,
+    /// so do those in the foreground whose tenants have had much more lately than others there. They leave the team of kernel threads to
+    /// who goes first.
+    pub(super) fn settle(&mut self, now: Instant) {
+        self.charge(now);
+        let tight = is_tight(self.lanes, self.running.foreground);
+        let least = self.least_lately(now).filter(|_| tight);
+        let waits = |call: &Running| {
+            let lately = self.tenants.get(&call.tenant).map(|tenant| tenant.lately.seconds(now));
+            lately
+                .zip(least)
+                .is_some_and(|(lately, least)| is_much_more(lately, least))
+        };
+        let held = self.foreground().filter(|(_, call)| waits(call)).count();
+        let first = self.running.foreground - held;
+        let mut news = false;
         for thread in &self.threads {
             if let (Some(standing), Some(call)) = (&thread.standing, &thread.call) {
-                standing.alone(call.place == Place::Background && self.running.foreground > 0);
+                let held = call.place == Place::Background || waits(call);
+                news |= standing.stand(held, held && first > 0);
             }
         }
-        self.gate.open(spare(self.lanes, self.running.foreground));
+        self.held = held;
+        self.gate.open(spare(self.lanes, first));
+        if news && first > 0 {
+            (self.interrupt)();
+        }
     }
 
     /// Makes room by dropping the jobs that nobody waits for any more. Whether there were any.
@@ -405,6 +448,10 @@ impl State {
     }
 }
 
+fn us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// A tenant's waiting calls: what each will cost, and whether it is the one that is looked for.
 struct Line {
     time: u64,
@@ -426,5 +473,133 @@ fn served_before(mut lines: Vec<Line>) -> Option<(usize, u64)> {
         line.time = line.time.saturating_add(cost.max(1));
         count += 1;
         us = us.saturating_add(cost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A state with its own clock, all of whose threads are this one.
+    struct Simulation {
+        state: State,
+        now: Instant,
+    }
+
+    impl Simulation {
+        fn new(lanes: usize) -> Self {
+            let mut state = State::new(lanes, 2 * lanes + background(lanes), Box::new(|| {}));
+            let gate = Arc::clone(&state.gate);
+            for (number, thread) in state.threads.iter_mut().enumerate() {
+                thread.standing = Some(Standing::own(number, 0, &gate));
+            }
+            let now = Instant::now();
+            Self { state, now }
+        }
+
+        fn pass(&mut self, ms: u64) {
+            let time = Duration::from_millis(ms);
+            self.now += time;
+            for thread in self.state.threads.iter().filter(|thread| thread.call.is_some()) {
+                thread.standing.as_ref().unwrap().simulate(time);
+            }
+            self.state.make_room(self.now);
+            self.state.settle(self.now);
+        }
+
+        fn submit(&mut self, tenant: &str, cost_us: u64) {
+            let ticket = Ticket {
+                tenant: tenant.into(),
+                cost_us,
+                bytes: 0,
+                cancel: Cancel::default(),
+            };
+            self.state.push(Waiting {
+                ticket,
+                since: self.now,
+                job: Box::new(|_| {}),
+            });
+            self.state.make_room(self.now);
+        }
+
+        /// Begins what can begin; its tenant, thread and place.
+        fn begin(&mut self) -> Option<(String, usize, Place)> {
+            let number = self.state.threads.iter().position(|thread| thread.call.is_none())?;
+            let (tenant, place) = self.state.next(self.now)?;
+            self.state.begin(number, &tenant, place, self.now).unwrap();
+            Some((tenant.to_string(), number, place))
+        }
+
+        /// A call from its beginning to its end.
+        fn call(&mut self, tenant: &str, ms: u64) {
+            self.submit(tenant, ms * 1000);
+            let (_, number, _) = self.begin().unwrap();
+            self.pass(ms);
+            self.state.finish(number, self.now);
+        }
+    }
+
+    #[test]
+    fn who_has_had_much_lately_waits_for_who_has_not_and_no_longer_than_that() {
+        let mut simulation = Simulation::new(2);
+        for _ in 0..40 {
+            simulation.call("busy", 10);
+        }
+        // Short ones, so that they are not moved away.
+        for _ in 0..2 {
+            simulation.submit("busy", 10_000);
+            simulation.begin().unwrap();
+        }
+        assert_eq!(simulation.state.held, 0, "nobody else is there");
+        simulation.submit("modest", 10_000);
+        let (tenant, number, place) = simulation.begin().unwrap();
+        assert_eq!((tenant.as_str(), place), ("modest", Place::Foreground));
+        assert_eq!(simulation.state.held, 2);
+        simulation.submit("busy", 10_000);
+        assert!(simulation.begin().is_none(), "nor does it begin another");
+        simulation.pass(5);
+        assert_eq!(simulation.state.held, 2);
+        simulation.state.finish(number, simulation.now);
+        assert_eq!(simulation.state.held, 0);
+
+        // A call that takes long is soon no better than theirs.
+        simulation.submit("modest", 10_000);
+        simulation.begin().unwrap();
+        let mut waited = 0;
+        while simulation.state.held > 0 {
+            simulation.pass(1);
+            waited += 1;
+        }
+        assert!((50..500).contains(&waited), "{waited} ms");
+    }
+
+    #[test]
+    fn equals_wait_for_nobody() {
+        let mut simulation = Simulation::new(2);
+        for _ in 0..40 {
+            simulation.call("one", 10);
+            simulation.call("other", 8);
+        }
+        for tenant in ["one", "other"] {
+            simulation.submit(tenant, 10_000);
+            simulation.begin().unwrap();
+            assert_eq!(simulation.state.held, 0);
+        }
+        simulation.submit("one", 10_000);
+        assert!(simulation.begin().is_none(), "there are two lanes");
+    }
+
+    #[test]
+    fn where_lanes_are_free_nobody_waits() {
+        let mut simulation = Simulation::new(8);
+        for _ in 0..40 {
+            simulation.call("busy", 10);
+        }
+        for tenant in ["busy", "busy", "modest", "modest"] {
+            simulation.submit(tenant, 10_000);
+            simulation.begin().unwrap();
+        }
+        assert_eq!(simulation.state.held, 0);
     }
 }

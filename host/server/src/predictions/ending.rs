@@ -145,21 +145,24 @@ pub(super) async fn finish(app: &App, live: &Arc<Live>, row: Prediction, recorde
     let mut pause = Duration::from_millis(50);
     for attempt in 1..=WRITES {
         let (end, name, told) = (row.clone(), name.clone(), announcement(app, &row));
-        let written = app
-            .store
-            .write(move |c| {
-                let mine = if recorded {
-                    ledger::finish(c, &end)?
-                } else {
-                    ledger::insert(c, &end, name.as_ref())?;
-                    true
-                };
-                if mine {
-                    announce(c, told.as_ref())?;
-                }
-                Ok(mine)
-            })
-            .await;
+        let waited_for = live.is_watched() || told.is_some();
+        let write = move |c: &rusqlite::Connection| {
+            let mine = if recorded {
+                ledger::finish(c, &end)?
+            } else {
+                ledger::insert(c, &end, name.as_ref())?;
+                true
+            };
+            if mine {
+                announce(c, told.as_ref())?;
+            }
+            Ok(mine)
+        };
+        let written = if waited_for {
+            app.store.write(write).await
+        } else {
+            app.store.write_along(write).await
+        };
         match written {
             Ok(mine) => {
                 if !mine {

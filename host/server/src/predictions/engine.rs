@@ -265,6 +265,7 @@ async fn follow(app: Arc<App>, live: Arc<Live>, leader: Arc<Live>, key: CacheKey
             _ = halt.wait_for(|halt| *halt) => return,
         }
     };
+    drop(changes);
     let mut row = live.row();
     if let Some(reason) = reason {
         stopped(&mut row, reason);

@@ -301,6 +301,11 @@ impl Live {
         self.changed.subscribe()
     }
 
+    /// Whether somebody waits for changes.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.changed.receiver_count() > 0
+    }
+
     /// Waits for the end, or until it is left.
     pub(crate) async fn ended(&self) {
         let mut changes = self.watch();

@@ -212,6 +212,8 @@ pub(super) async fn see_through(app: Arc<App>, live: Arc<Live>, mut job: Job) {
             () = telling.due() => telling.tell(&app, &live),
         }
     };
+    // Whoever watches from here on waits for the end.
+    drop(changes);
     if let Some(key) = &job.key
         && outcome.as_ref().is_none_or(|(outcome, _)| outcome.result.is_err())
     {

@@ -20,7 +20,7 @@ use crate::catalog::Catalog;
 use checkpoint::{Checkpoints, EVERY};
 use reader::Readers;
 pub(crate) use records::{NewVersion, StoredVersion};
-use writer::Writer;
+use writer::{PATIENCE, Writer};
 
 /// The database's file name inside the data folder.
 const FILE: &str = "maquette.db";
@@ -93,7 +93,7 @@ impl Store {
             prepare(&connection)?;
             Ok(connection)
         });
-        let writer = Writer::start(connection, checkpoints, Arc::clone(catalog))?;
+        let writer = Writer::start(connection, checkpoints, Arc::clone(catalog), PATIENCE)?;
         Ok(Self { writer, readers })
     }
 }
@@ -107,6 +107,15 @@ impl Store {
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         self.writer.write(work).await
+    }
+
+    /// As [`Store::write`], for what nobody waits for: it takes up to some milliseconds more, and seldom a commit of its own.
+    pub(crate) async fn write_along<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.writer.write_along(work).await
     }
 
     /// As [`Store::write`], from a thread that may block, such as a lane.

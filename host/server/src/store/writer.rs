@@ -1,7 +1,9 @@
-//! The one thread that writes. Changes that wait together are committed together: one sync to disk serves them all.
+//! The one thread that writes. Changes that wait together are committed together: one sync to disk serves them all. What nobody waits
+//! for goes along with what somebody does.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -14,8 +16,11 @@ use crate::scheduling;
 /// Changes that may wait; whoever brings more waits too.
 const QUEUE: usize = 1024;
 
-/// Changes in one transaction at most.
+/// Changes in one transaction at most, and as many again that go along.
 const BATCH: usize = 64;
+
+/// How long a change that nobody waits for may wait for another to go along with.
+pub(super) const PATIENCE: Duration = Duration::from_millis(5);
 
 /// What a change does to the catalog once it is committed.
 pub(crate) type Apply = Box<dyn FnOnce(&mut Snapshot) + Send>;
@@ -27,9 +32,21 @@ struct Change {
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
+/// What the writer is told.
+enum Order {
+    Commit(Change),
+    /// Those that go along have waited long enough.
+    Along,
+}
+
+/// Changes that go along with the next commit.
+type Patient = Arc<Mutex<Vec<Change>>>;
+
 /// The way to the writer.
 pub(super) struct Writer {
-    changes: Option<mpsc::Sender<Change>>,
+    orders: Option<mpsc::Sender<Order>>,
+    patient: Patient,
+    patience: Duration,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -38,16 +55,21 @@ impl Writer {
         connection: Connection,
         checkpoints: Checkpoints,
         catalog: Arc<Catalog>,
+        patience: Duration,
     ) -> Result<Self, StoreError> {
-        let (changes, queue) = mpsc::channel(QUEUE);
+        let (orders, queue) = mpsc::channel(QUEUE);
+        let patient = Patient::default();
+        let along = Arc::clone(&patient);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
                 scheduling::prompt();
-                write(&connection, checkpoints, &catalog, queue);
+                write(&connection, checkpoints, &catalog, queue, &along);
             })?;
         Ok(Self {
-            changes: Some(changes),
+            orders: Some(orders),
+            patient,
+            patience,
             thread: Some(thread),
         })
     }
@@ -87,6 +109,39 @@ impl Writer {
         self.decide(|c| Ok((work(c)?, None))).await
     }
 
+    /// As [`Writer::write`], for what nobody waits for: it goes along with the next change, or is committed by itself after a while.
+    pub(super) async fn write_along<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (send, value) = oneshot::channel();
+        let (done, mut outcome) = oneshot::channel();
+        let work: Work = Box::new(move |c| {
+            // Whoever waits for it may have gone away.
+            let _ = send.send(work(c)?);
+            Ok(None)
+        });
+        let many = {
+            let mut patient = self.patient.lock().unwrap_or_else(PoisonError::into_inner);
+            patient.push(Change { work, done });
+            patient.len() >= BATCH
+        };
+        let went_along = match many {
+            true => None,
+            false => tokio::time::timeout(self.patience, &mut outcome).await.ok(),
+        };
+        let outcome = match went_along {
+            Some(outcome) => outcome,
+            None => {
+                self.order(Order::Along).await?;
+                outcome.await
+            }
+        };
+        outcome.map_err(|_| StoreError::Closed)??;
+        value.await.map_err(|_| StoreError::Closed)
+    }
+
     /// As [`Writer::write`], from a thread that may block.
     pub(super) fn write_blocking<T, F>(&self, work: F) -> Result<T, StoreError>
     where
@@ -100,12 +155,10 @@ impl Writer {
             let _ = send.send(work(c)?);
             Ok(None)
         };
-        let changes = self.changes.as_ref().ok_or(StoreError::Closed)?;
-        let change = Change {
-            work: Box::new(work),
-            done,
-        };
-        changes.blocking_send(change).map_err(|_| StoreError::Closed)?;
+        let orders = self.orders.as_ref().ok_or(StoreError::Closed)?;
+        let work = Box::new(work);
+        let order = Order::Commit(Change { work, done });
+        orders.blocking_send(order).map_err(|_| StoreError::Closed)?;
         outcome.blocking_recv().map_err(|_| StoreError::Closed)??;
         value.blocking_recv().map_err(|_| StoreError::Closed)
     }
@@ -115,21 +168,20 @@ impl Writer {
         F: FnOnce(&Connection) -> rusqlite::Result<Option<Apply>> + Send + 'static,
     {
         let (done, outcome) = oneshot::channel();
-        let changes = self.changes.as_ref().ok_or(StoreError::Closed)?;
-        changes
-            .send(Change {
-                work: Box::new(work),
-                done,
-            })
-            .await
-            .map_err(|_| StoreError::Closed)?;
+        let work = Box::new(work);
+        self.order(Order::Commit(Change { work, done })).await?;
         outcome.await.map_err(|_| StoreError::Closed)?
+    }
+
+    async fn order(&self, order: Order) -> Result<(), StoreError> {
+        let orders = self.orders.as_ref().ok_or(StoreError::Closed)?;
+        orders.send(order).await.map_err(|_| StoreError::Closed)
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.changes = None;
+        self.orders = None;
         if let Some(thread) = self.thread.take() {
             // What is queued is written before the thread ends.
             let _ = thread.join();
@@ -137,17 +189,44 @@ impl Drop for Writer {
     }
 }
 
-fn write(connection: &Connection, mut checkpoints: Checkpoints, catalog: &Catalog, mut queue: mpsc::Receiver<Change>) {
-    let mut batch = Vec::with_capacity(BATCH);
+fn write(
+    connection: &Connection,
+    mut checkpoints: Checkpoints,
+    catalog: &Catalog,
+    mut queue: mpsc::Receiver<Order>,
+    patient: &Patient,
+) {
+    let mut batch = Vec::with_capacity(2 * BATCH);
+    let go_along = |batch: &mut Vec<Change>| {
+        let mut patient = patient.lock().unwrap_or_else(PoisonError::into_inner);
+        let some = patient.len().min(BATCH);
+        batch.extend(patient.drain(..some));
+    };
     while let Some(first) = queue.blocking_recv() {
-        batch.push(first);
-        while batch.len() < BATCH
-            && let Ok(change) = queue.try_recv()
-        {
-            batch.push(change);
+        let mut next = Some(first);
+        while let Some(order) = next {
+            if let Order::Commit(change) = order {
+                batch.push(change);
+            }
+            next = if batch.len() < BATCH {
+                queue.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        // Behind those that somebody waits for, which may be what they end.
+        go_along(&mut batch);
+        if !batch.is_empty() {
+            commit(connection, catalog, &mut batch);
+            checkpoints.committed(connection);
+        }
+    }
+    loop {
+        go_along(&mut batch);
+        if batch.is_empty() {
+            break;
         }
         commit(connection, catalog, &mut batch);
-        checkpoints.committed(connection);
     }
     drop(checkpoints);
     if let Err(e) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
@@ -211,6 +290,11 @@ mod tests {
     use super::*;
 
     fn writer() -> (Writer, Arc<Catalog>) {
+        // Longer than any test.
+        writer_with(Duration::from_secs(3600))
+    }
+
+    fn writer_with(patience: Duration) -> (Writer, Arc<Catalog>) {
         let connection = Connection::open_in_memory().unwrap();
         connection
             .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
@@ -218,7 +302,7 @@ mod tests {
         let catalog = Arc::new(Catalog::default());
         let checkpoints = Checkpoints::start(Connection::open_in_memory().unwrap(), 1).unwrap();
         (
-            Writer::start(connection, checkpoints, Arc::clone(&catalog)).unwrap(),
+            Writer::start(connection, checkpoints, Arc::clone(&catalog), patience).unwrap(),
             catalog,
         )
     }
@@ -256,5 +340,56 @@ mod tests {
         drop(writer);
         assert!(results.iter().all(Result::is_ok));
         assert_eq!(catalog.now().count().0, 200);
+    }
+
+    fn count(c: &Connection) -> rusqlite::Result<i64> {
+        c.query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_goes_along_with_the_next_change() {
+        let (writer, _) = writer();
+        let mut along: Vec<_> = (0..3)
+            .map(|n| Box::pin(writer.write_along(move |c| c.execute("INSERT INTO t VALUES (?1)", [n]))))
+            .collect();
+        for change in &mut along {
+            assert!(futures::poll!(change).is_pending());
+        }
+        insert(&writer, 10).await.unwrap();
+        assert_eq!(writer.write(count).await.unwrap(), 4);
+        for change in along {
+            assert_eq!(change.await.unwrap(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_written_all_the_same() {
+        let (writer, _) = writer_with(PATIENCE);
+        assert_eq!(writer.write_along(count).await.unwrap(), 0);
+        // As many as go into one transaction do not wait for more.
+        let (writer, _) = self::writer();
+        let many = (0..BATCH).map(|n| writer.write_along(move |c| c.execute("INSERT INTO t VALUES (?1)", [n as i64])));
+        let many = futures::future::join_all(many);
+        let written = tokio::time::timeout(Duration::from_secs(60), many).await.unwrap();
+        assert!(written.iter().all(|n| *n.as_ref().unwrap() == 1));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_written_before_the_writer_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
+            .unwrap();
+        let checkpoints = Checkpoints::start(Connection::open_in_memory().unwrap(), 1).unwrap();
+        let patience = Duration::from_secs(3600);
+        let writer = Writer::start(connection, checkpoints, Arc::default(), patience).unwrap();
+        {
+            let mut along = Box::pin(writer.write_along(|c| c.execute("INSERT INTO t VALUES (1)", [])));
+            assert!(futures::poll!(&mut along).is_pending());
+        }
+        drop(writer);
+        assert_eq!(count(&Connection::open(&path).unwrap()).unwrap(), 1);
     }
 }

@@ -2,13 +2,16 @@
 //! little of the processors may be put aside, or woken late, with a lock of the kernel's in its hands that everybody needs. Here it
 //! holds none.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::time::Duration;
 
-/// Returns when the thread may go on, or soon after the function that it is given says that what it does has to stop.
-type Gate = Box<dyn Fn(&dyn Fn() -> bool)>;
+/// Returns when the thread may go on, or soon after the function that it is given says that what it does has to stop; says how long the
+/// thread has waited.
+type Gate = Box<dyn Fn(&dyn Fn() -> bool) -> Duration>;
 
 thread_local! {
     static GATE: OnceCell<Gate> = const { OnceCell::new() };
+    static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
 /// From now on this thread waits at `gate` wherever it may. A thread has one gate; a second is ignored.
@@ -22,7 +25,12 @@ pub fn wait_at(gate: Gate) {
 pub fn pass(stops: &dyn Fn() -> bool) {
     GATE.with(|own| {
         if let Some(gate) = own.get() {
-            gate(stops);
+            WAITED.set(WAITED.get() + gate(stops));
         }
     });
+}
+
+/// How long this thread has waited at its gate, in all.
+pub fn waited() -> Duration {
+    WAITED.get()
 }

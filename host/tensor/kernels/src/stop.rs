@@ -120,6 +120,7 @@ pub(crate) fn counted<I: Iterator>(parts: I, nanoseconds: u64) -> impl Iterator<
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use super::*;
     use crate::parallel;
@@ -166,6 +167,7 @@ mod tests {
             gate::wait_at(Box::new(move |stops| {
                 assert!(!stops());
                 counts.set(counts.get() + 1);
+                Duration::from_millis(1)
             }));
             let never = After(AtomicUsize::new(usize::MAX));
             look();
@@ -176,11 +178,12 @@ mod tests {
                     let before = count.get();
                     look();
                     // Another test may have the team.
-                    let waits = usize::from(!team::has_turn());
+                    let waits = u64::from(!team::has_turn());
                     seen.set((before, count.get() - waits));
                 });
             };
             assert_eq!(under(&never, looked), Ok(()));
+            assert_eq!(gate::waited(), Duration::from_millis(count.get()));
             (without, seen.get())
         });
         assert_eq!(passed.join().unwrap(), (0, (1, 1)));
