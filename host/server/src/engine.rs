@@ -43,7 +43,10 @@ impl Sandboxes {
         if config.tensor_threads > 0 {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(config.tensor_threads);
             if let Err(e) = pool.thread_name(|i| format!("tensor-{i}")).build_global() {
-                tracing::warn!("the number of tensor threads stays as it is: {e}");
+                tracing::warn!("the number of threads that load weights stays as it is: {e}");
+            }
+            if !maquette_tensor::set_threads(config.tensor_threads) {
+                tracing::warn!("the number of threads that ops share stays as it is: some have run");
             }
         }
         let calls = u32::try_from(threads + SPARE_SANDBOXES).unwrap_or(u32::MAX);

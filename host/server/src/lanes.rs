@@ -1,10 +1,8 @@
 //! The lanes: plain threads with large stacks on which guests run, and the one bounded queue in front of them.
 //!
-//! The queue is fair between tenants by cost ([`state`]). Whoever is served may have to give way to whoever has had less ([`places`],
-//! [`lately`]): there are more threads than lanes, and those that have given way wait at a [`gate`] while others run.
+//! The queue is fair between tenants by cost ([`state`]). Whoever is served may have to give way to whoever has had less ([`places`]): there are more threads than lanes, and those that have given way wait at a [`gate`] while others run.
 
 mod gate;
-mod lately;
 mod places;
 mod standing;
 mod state;

@@ -7,7 +7,7 @@
 //! Tensors of a processor are the caller's own, and ops run on its thread. Those of a GPU belong to a thread that has the GPU: ops are
 //! sent there, and only what is read is waited for (`cuda.rs`).
 //!
-//! Threads: kernels borrow the process's rayon pool and candle's own, both sized to the machine. Calls from several threads
+//! Threads: kernels share one team, sized to the machine; what candle still does uses rayon's. Calls from several threads
 //! take turns op by op; a server therefore runs few calls at once, and queues the rest.
 
 #[cfg(target_endian = "big")]
@@ -37,7 +37,7 @@ pub use control::Control;
 pub use device::Device;
 pub use kv_cache::KvCache;
 pub use maquette_kernels::gate;
-pub use maquette_kernels::team::alone_while;
+pub use maquette_kernels::team::{alone_while, set_threads};
 pub use maquette_ops as ops;
 pub use memory::{Full, Memory, Share};
 pub use program::{Program, ProgramCache, ProgramCost};

@@ -170,15 +170,12 @@ impl Pass {
                 .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// As if the thread had waited for so long, if it is held.
     #[cfg(test)]
-    pub(super) fn simulate(&self, time: Duration) {
-        if self.is_held() {
-            self.time().waited += time;
-        }
+    pub(super) fn simulate_wait(&self, time: Duration) {
+        self.time().waited += time;
     }
 
-    fn is_held(&self) -> bool {
+    pub(super) fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed)
     }
 

@@ -12,6 +12,12 @@ const SHORTER: u64 = 4;
 /// Nobody gives way before it takes so long, in microseconds: there is no way back, and so much can be waited for.
 const LONG_US: u64 = 20_000;
 
+/// A call holds others up for no longer than this, in microseconds.
+const HOLDS_US: u64 = 100_000;
+
+/// Nobody goes before whoever is less than so far ahead, in microseconds.
+const AHEAD_US: u64 = 50_000;
+
 /// How many calls may be in the background for each lane.
 const PER_LANE: usize = 4;
 
@@ -83,9 +89,19 @@ impl Runner {
     }
 }
 
-/// Whether others may wait for a call that takes so long, in microseconds, as if they were not there.
+/// Whether one whose tenant has had `time` goes before one whose tenant has had `other`, in microseconds.
+pub(super) fn goes_before(time: u64, other: u64) -> bool {
+    other > time.saturating_add(AHEAD_US)
+}
+
+/// Whether a call that takes so long goes at once where those before which it goes have the lanes, in microseconds.
 pub(super) fn is_short(takes_us: u64) -> bool {
     takes_us < LONG_US
+}
+
+/// Whether others wait for a call that takes so long, in microseconds.
+pub(super) fn holds_others(takes_us: u64) -> bool {
+    takes_us < HOLDS_US
 }
 
 /// Whether so many calls in the foreground may be in each other's way: not while half of the lanes are free.

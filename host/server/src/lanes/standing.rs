@@ -53,9 +53,14 @@ impl Standing {
             .saturating_sub(self.pass.waited(now))
     }
 
-    /// As if so much time had passed, without places at the gate.
     #[cfg(test)]
-    pub(super) fn simulate(&self, time: Duration) {
-        self.pass.simulate(time);
+    pub(super) fn is_held(&self) -> bool {
+        self.pass.is_held()
+    }
+
+    /// As if it had waited at the gate for so long.
+    #[cfg(test)]
+    pub(super) fn simulate_wait(&self, time: Duration) {
+        self.pass.simulate_wait(time);
     }
 }

@@ -1,19 +1,22 @@
 //! Who waits and who runs: the queue in front of the lanes, and the calls on their threads.
 //!
 //! The queue is fair between tenants by cost: each has a virtual time that advances with what it is served, and the one that is
-//! furthest behind is served next. Of those that run at once, whose tenants have had little lately go before whose have had much.
+//! furthest behind is served next. Of those that run at once, short ones whose tenants are far behind go before others.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::gate::Gate;
-use super::lately::{Lately, is_much_more};
-use super::places::{Counts, Place, Runner, background, is_short, is_tight, place, spare};
+use super::places::{Counts, Place, Runner, background, goes_before, holds_others, is_short, is_tight, place, spare};
 use super::standing::Standing;
 use super::{Interrupt, Job, Ticket};
 use crate::admission::Load;
 use crate::engine::Cancel;
+
+/// How far behind all others, in microseconds, a tenant that was idle may start: short calls of whoever asks for less than its share go
+/// before theirs.
+const CREDIT: u64 = 100_000;
 
 /// Tenants remembered beyond those that wait; a server has few.
 const MAX_IDLE_TENANTS: usize = 1024;
@@ -57,7 +60,6 @@ struct Tenant {
     queue: VecDeque<Waiting>,
     queued_us: u64,
     running: Counts,
-    lately: Lately,
 }
 
 impl Tenant {
@@ -176,8 +178,8 @@ impl State {
         let common = present.map(Tenant::start).min().unwrap_or(self.time);
         let tenant = self.tenants.entry(Arc::clone(&waiting.ticket.tenant)).or_default();
         if !tenant.is_present() {
-            // Whoever was idle starts with the others; it has saved nothing up.
-            tenant.time = tenant.time.max(common);
+            // Whoever was idle has saved little up.
+            tenant.time = tenant.time.max(common.saturating_sub(CREDIT));
         }
         if tenant.queue.is_empty() {
             self.active += 1;
@@ -192,20 +194,19 @@ impl State {
             return None;
         }
         let tight = is_tight(self.lanes, self.running.foreground + 1);
-        let least = self.least_lately(now);
+        let first = self.first(now);
         let overtaken = self.tenants.values().filter(|tenant| tenant.running.background > 0);
         let overtaken = overtaken.map(|tenant| tenant.time).min().unwrap_or(u64::MAX);
         let starts = self.tenants.iter().filter(|(_, tenant)| !tenant.queue.is_empty());
         let starts = starts.filter_map(|(name, tenant)| {
             let behind = tenant.time > overtaken || self.would_give_way(tenant);
-            let lately = tenant.lately.seconds(now);
             // Those that would wait for it are not in its way, if that is not for long.
             let mut running = self.running;
             if tight && tenant.queue.front().is_some_and(|first| is_short(first.ticket.cost_us)) {
-                running.foreground = self.beside(lately, now);
+                running.foreground = self.beside(tenant.time);
             }
             let place = place(self.lanes, running, tenant.running, behind)?;
-            let waits = tight && least.is_some_and(|least| is_much_more(lately, least));
+            let waits = tight && first.is_some_and(|first| goes_before(first, tenant.time));
             (place == Place::Background || !waits).then_some((tenant.time, name, place))
         });
         let (_, name, place) = starts.min_by_key(|(time, ..)| *time)?;
@@ -281,18 +282,22 @@ impl State {
             })
     }
 
-    /// How many calls in the foreground would go on beside one whose tenant has had so much lately.
-    fn beside(&self, lately: f64, now: Instant) -> usize {
+    /// How many calls in the foreground would go on beside a short one whose tenant has had `time`.
+    fn beside(&self, time: u64) -> usize {
         let others = self.foreground().filter_map(|(_, call)| self.tenants.get(&call.tenant));
-        others
-            .filter(|other| !is_much_more(other.lately.seconds(now), lately))
-            .count()
+        others.filter(|other| !goes_before(time, other.start())).count()
     }
 
-    /// The least that a tenant with a call in the foreground has had lately.
-    fn least_lately(&self, now: Instant) -> Option<f64> {
-        let tenants = self.foreground().filter_map(|(_, call)| self.tenants.get(&call.tenant));
-        tenants.map(|tenant| tenant.lately.seconds(now)).min_by(f64::total_cmp)
+    /// What the tenant had had before its call that, of those in the foreground that may hold others up, goes first.
+    fn first(&self, now: Instant) -> Option<u64> {
+        let threads = self.threads.iter().filter_map(|thread| thread.call(now));
+        let calls = threads.filter(|(call, worked)| {
+            let takes_us = call.cost_us.saturating_add(call.overrun(*worked));
+            call.place == Place::Foreground && holds_others(takes_us)
+        });
+        calls
+            .filter_map(|(call, _)| Some(self.tenants.get(&call.tenant)?.start()))
+            .min()
     }
 
     /// The threads that run calls in the foreground.
@@ -309,7 +314,7 @@ impl State {
         }
         // Who would start if there were a lane.
         let mut freed = self.running;
-        freed.foreground = freed.foreground.saturating_sub(1);
+        freed.foreground = freed.foreground.min(self.lanes).saturating_sub(1);
         let waits = self.tenants.values().filter_map(|tenant| {
             let cost_us = tenant.queue.front()?.ticket.cost_us;
             place(self.lanes, freed, tenant.running, false)?;
@@ -375,7 +380,6 @@ impl State {
             let Some(tenant) = self.tenants.get_mut(&call.tenant) else {
                 continue;
             };
-            tenant.lately.add(work, now);
             if call.place == Place::Background {
                 tenant.time = tenant.time.saturating_add(us(work).saturating_mul(WEIGHT));
                 tenant.begun = tenant.time;
@@ -384,30 +388,28 @@ impl State {
     }
 
     /// Tells the threads how they stand: calls in the background go on by turns, as many as there are lanes to spare. If lanes are few,
-    /// so do those in the foreground whose tenants have had much more lately than others there. They leave the team of kernel threads to
-    /// who goes first.
+    /// so do those in the foreground before which a short one goes. They leave the team of kernel threads to who goes first.
     pub(super) fn settle(&mut self, now: Instant) {
         self.charge(now);
-        let tight = is_tight(self.lanes, self.running.foreground);
-        let least = self.least_lately(now).filter(|_| tight);
+        let first = self
+            .first(now)
+            .filter(|_| is_tight(self.lanes, self.running.foreground));
         let waits = |call: &Running| {
-            let lately = self.tenants.get(&call.tenant).map(|tenant| tenant.lately.seconds(now));
-            lately
-                .zip(least)
-                .is_some_and(|(lately, least)| is_much_more(lately, least))
+            let time = self.tenants.get(&call.tenant).map(Tenant::start);
+            first.zip(time).is_some_and(|(first, time)| goes_before(first, time))
         };
         let held = self.foreground().filter(|(_, call)| waits(call)).count();
-        let first = self.running.foreground - held;
+        let going = self.running.foreground - held;
         let mut news = false;
         for thread in &self.threads {
             if let (Some(standing), Some(call)) = (&thread.standing, &thread.call) {
                 let held = call.place == Place::Background || waits(call);
-                news |= standing.stand(held, held && first > 0);
+                news |= standing.stand(held, held && going > 0);
             }
         }
         self.held = held;
-        self.gate.open(spare(self.lanes, first));
-        if news && first > 0 {
+        self.gate.open(spare(self.lanes, going));
+        if news && going > 0 {
             (self.interrupt)();
         }
     }
@@ -485,6 +487,7 @@ mod tests {
     struct Simulation {
         state: State,
         now: Instant,
+        turn: usize,
     }
 
     impl Simulation {
@@ -495,14 +498,25 @@ mod tests {
                 thread.standing = Some(Standing::own(number, 0, &gate));
             }
             let now = Instant::now();
-            Self { state, now }
+            Self { state, now, turn: 0 }
         }
 
         fn pass(&mut self, ms: u64) {
             let time = Duration::from_millis(ms);
             self.now += time;
-            for thread in self.state.threads.iter().filter(|thread| thread.call.is_some()) {
-                thread.standing.as_ref().unwrap().simulate(time);
+            // Those that are held take places by turns.
+            let mut places = spare(self.state.lanes, self.going());
+            self.turn += 1;
+            let threads = self.state.threads.len();
+            for number in 0..threads {
+                let thread = &self.state.threads[(number + self.turn) % threads];
+                let standing = thread.standing.as_ref().unwrap();
+                if thread.call.is_some() && standing.is_held() {
+                    if places == 0 {
+                        standing.simulate_wait(time);
+                    }
+                    places = places.saturating_sub(1);
+                }
             }
             self.state.make_room(self.now);
             self.state.settle(self.now);
@@ -531,6 +545,11 @@ mod tests {
             Some((tenant.to_string(), number, place))
         }
 
+        /// Calls in the foreground that go on.
+        fn going(&self) -> usize {
+            self.state.running.foreground - self.state.held
+        }
+
         /// A call from its beginning to its end.
         fn call(&mut self, tenant: &str, ms: u64) {
             self.submit(tenant, ms * 1000);
@@ -541,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_had_much_lately_waits_for_who_has_not_and_no_longer_than_that() {
+    fn who_has_had_much_waits_for_short_calls_of_who_has_not() {
         let mut simulation = Simulation::new(2);
         for _ in 0..40 {
             simulation.call("busy", 10);
@@ -563,7 +582,7 @@ mod tests {
         simulation.state.finish(number, simulation.now);
         assert_eq!(simulation.state.held, 0);
 
-        // A call that takes long is soon no better than theirs.
+        // They do not wait for long.
         simulation.submit("modest", 10_000);
         simulation.begin().unwrap();
         let mut waited = 0;
@@ -571,7 +590,42 @@ mod tests {
             simulation.pass(1);
             waited += 1;
         }
-        assert!((50..500).contains(&waited), "{waited} ms");
+        assert!((50..200).contains(&waited), "{waited} ms");
+    }
+
+    #[test]
+    fn who_asks_for_less_than_a_share_never_waits_for_who_takes_all_there_is() {
+        let mut simulation = Simulation::new(2);
+        let mut running: Vec<(usize, u64)> = Vec::new();
+        for ms in 0..5_000 {
+            for tenant in ["a", "b", "c", "d", "e"] {
+                if simulation.state.load(&tenant.into()).tenant_queued < 2 {
+                    // Some short, some long.
+                    simulation.submit(tenant, if ms % 3 == 0 { 8_000 } else { 400_000 });
+                }
+            }
+            if ms % 60 == 59 {
+                simulation.submit("modest", 6_000);
+                let (tenant, number, place) = simulation.begin().unwrap();
+                assert_eq!((tenant.as_str(), place), ("modest", Place::Foreground), "at {ms} ms");
+                assert_eq!(simulation.going(), 1, "it runs alone");
+                simulation.pass(6);
+                simulation.state.finish(number, simulation.now);
+            }
+            while let Some((_, number, _)) = simulation.begin() {
+                let takes = simulation.state.threads[number].call.as_ref().unwrap().cost_us / 1000;
+                running.push((number, takes));
+            }
+            simulation.pass(1);
+            running.retain(|(number, takes)| {
+                let (call, worked) = simulation.state.threads[*number].call(simulation.now).unwrap();
+                let over = us(worked.saturating_sub(call.started)) >= takes * 1000;
+                if over {
+                    simulation.state.finish(*number, simulation.now);
+                }
+                !over
+            });
+        }
     }
 
     #[test]
@@ -579,7 +633,7 @@ mod tests {
         let mut simulation = Simulation::new(2);
         for _ in 0..40 {
             simulation.call("one", 10);
-            simulation.call("other", 8);
+            simulation.call("other", 9);
         }
         for tenant in ["one", "other"] {
             simulation.submit(tenant, 10_000);

@@ -20,6 +20,7 @@ pub mod kv;
 mod lines;
 pub mod map;
 pub mod math;
+pub mod matmul;
 pub mod norm;
 mod parts;
 pub mod philox;

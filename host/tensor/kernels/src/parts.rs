@@ -42,6 +42,16 @@ impl<'a, T> Parts<'a, T> {
         unsafe { self.range(from..from + self.part.min(self.len - from)) }
     }
 
+    /// Where an element is.
+    ///
+    /// # Safety
+    /// No two threads may write the same elements.
+    pub(crate) unsafe fn pointer(&self, at: usize) -> *mut T {
+        assert!(at < self.len, "element {at} of {}", self.len);
+        // SAFETY: inside the slice.
+        unsafe { self.start.add(at) }
+    }
+
     /// Some elements, whatever parts they are in.
     ///
     /// # Safety

@@ -1,42 +1,118 @@
-//! Matrix products on candle's gemm, which takes dense and transposed operands as they are and nothing else.
+//! Matrix products of tensors as they lie: nothing is copied but what bf16 makes wider.
 
-use candle_core::{CpuStorage, D, DType as Candle, InplaceOp2, Layout, Tensor};
+use bytemuck::{Zeroable, zeroed_vec};
+use candle_core::{CpuStorage, D, DType as Candle, InplaceOp2, Layout, Storage, Tensor, WithDType};
+use half::f16;
+use maquette_kernels::matmul::{self, Element, Matrices};
 use maquette_kernels::stop;
-use maquette_ops::{Error, Form};
-use rayon::prelude::*;
+use maquette_ops::Error;
 use smallvec::SmallVec;
 
+use super::slices::tensor;
 use super::{Result, pieces, widened};
 
-/// Elements that one thread takes at once; fewer are not worth a second thread.
-const CHUNK: usize = 16 << 10;
-
-/// Multiply-adds of a piece of a large product: a few milliseconds of candle's, which cannot be left before its end.
+/// Multiply-adds of a piece of a large product of bf16.
 const PIECE: u64 = 1 << 26;
 
 /// Rows, and columns, of a piece at least.
 const SIDE: usize = 32;
 
-/// The most dimensions that candle multiplies: it tells the strides of two before the matrices at most.
-const MAX_RANK: usize = 4;
+/// Matrices whose places are written down at once.
+const PLACES: usize = 4096;
 
-/// The product of the last two dimensions, the others broadcast. The elements are the product's, under
-/// a shape that may differ.
+/// The product of the last two dimensions, the others broadcast.
 pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (rank, depth) = (a.rank().max(b.rank()), a.dim(D::Minus1)?);
     let dim = |x: &Tensor, at: usize| (at + x.rank()).checked_sub(rank).map_or(1, |at| x.dims()[at]);
     let mut shape: SmallVec<[usize; 8]> = (0..rank).map(|at| dim(a, at).max(dim(b, at))).collect();
     shape[rank - 2] = dim(a, rank - 2);
     shape[rank - 1] = dim(b, rank - 1);
+    match a.dtype() {
+        Candle::F32 => return whole::<f32>(a, b, &shape),
+        Candle::F16 => return whole::<f16>(a, b, &shape),
+        _ => {}
+    }
     let work = shape
         .iter()
         .fold(depth as u64, |work, dim| work.saturating_mul(*dim as u64));
     if work <= PIECE {
-        return whole(a, b);
+        return wide(a, b);
     }
     let to = pieces::empty(&shape, a.dtype())?;
     in_pieces(&to, a, b, work)?;
     Ok(to)
+}
+
+/// A product of `shape`.
+fn whole<T: WithDType + Element + Zeroable>(a: &Tensor, b: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    let [batch @ .., rows, columns] = shape else {
+        return Err(Error::internal("a product of less than matrices").into());
+    };
+    let (m, k, n) = (*rows, a.dim(D::Minus1)?, *columns);
+    let mut out = zeroed_vec::<T>(shape.iter().product());
+    let ((left, a), (right, b)) = (a.storage_and_layout(), b.storage_and_layout());
+    let (Storage::Cpu(left), Storage::Cpu(right)) = (&*left, &*right) else {
+        return Err(Error::internal("matrices of another device").into());
+    };
+    let (left, right) = (T::cpu_storage_as_slice(left)?, T::cpu_storage_as_slice(right)?);
+    if let Some(rows) = stacked(a, b, m) {
+        // The rows of all matrices of the left side are those of one.
+        let (from, to) = ([a.start_offset()], [b.start_offset()]);
+        let (a, b) = (matrices(left, a, &from), matrices(right, b, &to));
+        matmul::product(&a, &b, [rows, k, n], &mut out);
+        return tensor(out, shape);
+    }
+    let many: usize = batch.iter().product();
+    for from in (0..many).step_by(PLACES) {
+        stop::look();
+        let range = from..many.min(from + PLACES);
+        let places = |layout: &Layout| range.clone().map(|at| place(layout, batch, at)).collect::<Vec<_>>();
+        let (starts_a, starts_b) = (places(a), places(b));
+        let (a, b) = (matrices(left, a, &starts_a), matrices(right, b, &starts_b));
+        let out = &mut out[range.start * m * n..range.end * m * n];
+        matmul::product(&a, &b, [m, k, n], out);
+    }
+    tensor(out, shape)
+}
+
+fn matrices<'a, T>(elements: &'a [T], layout: &Layout, starts: &'a [usize]) -> Matrices<'a, T> {
+    let strides = layout.stride();
+    Matrices {
+        elements,
+        strides: [strides[strides.len() - 2], strides[strides.len() - 1]],
+        starts,
+    }
+}
+
+/// How many rows there are in all, if one right side is for all matrices of the left side and their rows lie behind each other.
+fn stacked(a: &Layout, b: &Layout, m: usize) -> Option<usize> {
+    let shared = b.dims()[..b.dims().len() - 2].iter().all(|dim| *dim == 1);
+    let (dims, strides) = (a.dims(), a.stride());
+    let row = dims.len() - 2;
+    let (mut rows, mut next) = (m, strides[row].checked_mul(m)?);
+    for at in (0..row).rev() {
+        if dims[at] != 1 && strides[at] != next {
+            return None;
+        }
+        rows *= dims[at];
+        next = next.checked_mul(dims[at])?;
+    }
+    shared.then_some(rows)
+}
+
+/// Where the matrix begins that is the `at`th of a batch to which the operand is broadcast.
+fn place(layout: &Layout, batch: &[usize], mut at: usize) -> usize {
+    let (dims, strides) = (layout.dims(), layout.stride());
+    let own = dims.len() - 2;
+    let mut start = layout.start_offset();
+    for (from_last, dim) in batch.iter().rev().enumerate() {
+        let index = at % dim;
+        at /= dim;
+        if from_last < own && dims[own - 1 - from_last] != 1 {
+            start += index * strides[own - 1 - from_last];
+        }
+    }
+    start
 }
 
 /// Writes a large product into a dense tensor: matrices one by one, rows, then columns.
@@ -47,7 +123,7 @@ fn in_pieces(to: &Tensor, a: &Tensor, b: &Tensor, work: u64) -> Result<()> {
     let least = |axis: usize| if axis >= rows { SIDE } else { 1 };
     let axis = (0..rank).find(|axis| work > PIECE && to.dims()[*axis] > least(*axis));
     let Some(axis) = axis else {
-        return Ok(to.slice_set(&whole(a, b)?.reshape(to.dims())?.contiguous()?, 0, 0)?);
+        return Ok(to.slice_set(&wide(a, b)?.reshape(to.dims())?.contiguous()?, 0, 0)?);
     };
     let len = to.dims()[axis];
     let step = (u128::from(PIECE) * len as u128 / u128::from(work)).clamp(least(axis) as u128, len as u128) as usize;
@@ -61,7 +137,7 @@ fn in_pieces(to: &Tensor, a: &Tensor, b: &Tensor, work: u64) -> Result<()> {
         if axis == columns {
             // Not dense in the target, and with these few rows small.
             stop::look();
-            let piece = whole(a, &b.narrow(b.rank() - 1, from, size)?)?;
+            let piece = wide(a, &b.narrow(b.rank() - 1, from, size)?)?;
             let mut shape = to.dims().to_vec();
             shape[columns] = size;
             to.slice_set(&piece.reshape(shape)?.contiguous()?, columns, from)?;
@@ -74,58 +150,9 @@ fn in_pieces(to: &Tensor, a: &Tensor, b: &Tensor, work: u64) -> Result<()> {
     Ok(())
 }
 
-fn whole(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if a.dtype() == Candle::BF16 {
-        // There is no bf16 kernel, and candle would widen all the memory under a view.
-        return pieces::cast(&product(&widened(a)?, &widened(b)?)?, Candle::BF16);
-    }
-    let batch = |x: &Tensor| -> SmallVec<[usize; 8]> { x.dims()[..x.rank() - 2].iter().copied().collect() };
-    if a.rank() == b.rank() && batch(a) == batch(b) {
-        return Ok(stacked(&ready(a)?)?.matmul(&stacked(&ready(b)?)?)?);
-    }
-    if b.rank() == 2 {
-        // Many matrices by one: the rows of all of them are one matrix.
-        let (rows, columns) = (a.dims()[a.rank() - 2], a.dims()[a.rank() - 1]);
-        let many: usize = batch(a).iter().product();
-        let product = a.reshape((many * rows, columns))?.matmul(&ready(b)?)?;
-        let mut shape: SmallVec<[usize; 8]> = a.dims().into();
-        shape[a.rank() - 1] = b.dims()[1];
-        return Ok(product.reshape(shape.as_slice())?);
-    }
-    if a.rank().max(b.rank()) > MAX_RANK {
-        let (a, b) = alike(a, b)?;
-        return Ok(stacked(&a)?.matmul(&stacked(&b)?)?);
-    }
-    Ok(pieces::contiguous(a)?.broadcast_matmul(&pieces::contiguous(b)?)?)
-}
-
-/// Many matrices in one dimension, if there are more dimensions than the kernel takes. The operand must be dense or transposed.
-fn stacked(x: &Tensor) -> Result<Tensor> {
-    let [batch @ .., rows, columns] = x.dims() else {
-        return Ok(x.clone());
-    };
-    if x.rank() <= MAX_RANK {
-        return Ok(x.clone());
-    }
-    let many: usize = batch.iter().product();
-    if x.is_contiguous() {
-        return Ok(x.reshape((many, *rows, *columns))?);
-    }
-    // Its transpose is dense, so that nothing is copied.
-    Ok(x.t()?.reshape((many, *columns, *rows))?.t()?)
-}
-
-/// Both operands with the dimensions before their last two broadcast, dense.
-fn alike(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
-    let rank = a.rank().max(b.rank());
-    let dim = |x: &Tensor, at: usize| (at + x.rank()).checked_sub(rank).map_or(1, |at| x.dims()[at]);
-    let batch: SmallVec<[usize; 8]> = (0..rank - 2).map(|at| dim(a, at).max(dim(b, at))).collect();
-    let wide = |x: &Tensor| -> Result<Tensor> {
-        let mut shape = batch.clone();
-        shape.extend_from_slice(&x.dims()[x.rank() - 2..]);
-        pieces::contiguous(&x.broadcast_as(shape.as_slice())?)
-    };
-    Ok((wide(a)?, wide(b)?))
+/// There is no kernel for bf16.
+fn wide(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    pieces::cast(&product(&widened(a)?, &widened(b)?)?, Candle::BF16)
 }
 
 /// `x * weight^T + bias`, as a matrix `[rows, out]`.
@@ -144,15 +171,6 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
     // Nobody else has seen the product yet.
     product.inplace_op2(bias, &AddToRows)?;
     Ok(product)
-}
-
-/// The operand in a form that the kernel takes.
-fn ready(x: &Tensor) -> Result<Tensor> {
-    let shape: SmallVec<[u32; 8]> = x.dims().iter().map(|dim| *dim as u32).collect();
-    match Form::of(&shape, x.stride()) {
-        Form::Strided => pieces::contiguous(x),
-        _ => Ok(x.clone()),
-    }
 }
 
 /// Adds a vector to each row of a dense matrix.
@@ -175,25 +193,7 @@ impl InplaceOp2 for AddToRows {
         };
         let stride = layout.stride()[0];
         let (start, width) = (layout.start_offset(), layout.dims()[0]);
-        let add = |rows: &mut [f32]| {
-            for row in rows.chunks_exact_mut(width) {
-                if stride == 1 {
-                    row.iter_mut()
-                        .zip(&vector[start..start + width])
-                        .for_each(|(x, b)| *x += b);
-                } else {
-                    row.iter_mut()
-                        .enumerate()
-                        .for_each(|(i, x)| *x += vector[start + i * stride]);
-                }
-            }
-        };
-        let chunk = CHUNK.div_ceil(width) * width;
-        if matrix.len() <= 2 * chunk {
-            add(matrix);
-        } else {
-            matrix.par_chunks_mut(chunk).for_each(add);
-        }
+        matmul::add_to_rows(matrix, width, &vector[start..], stride);
         Ok(())
     }
 }
