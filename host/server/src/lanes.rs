@@ -1,6 +1,7 @@
 //! The lanes: plain threads with large stacks on which guests run, and the one bounded queue in front of them.
 //!
-//! The queue is fair between tenants by cost ([`state`]). Whoever is served may have to give way to whoever has had less ([`places`]): there are more threads than lanes, and those that have given way wait at a [`gate`] while others run.
+//! The queue is fair between tenants by cost ([`state`]). Whoever is served may have to give way to whoever has had less ([`places`]): there
+//! are more threads than lanes, and those that have given way wait at a [`gate`] while others run.
 
 mod gate;
 mod places;
@@ -228,6 +229,10 @@ impl Shared {
         state.make_room(now);
         let starts = state.next(now).is_some();
         let wake = starts && state.asleep > 0;
+        if starts {
+            // Others make way while a thread wakes up.
+            state.settle(now);
+        }
         drop(state);
         if wake {
             self.work.notify_one();
@@ -257,6 +262,9 @@ impl Shared {
                 if held {
                     self.chores.notify_one();
                 }
+                // Whoever goes behind others waits here, on its own time no more than in the queue.
+                let cancel = waiting.ticket.cancel;
+                maquette_tensor::gate::pass(&|| cancel.is_cancelled());
                 if catch_unwind(AssertUnwindSafe(|| (waiting.job)(waiting.since.elapsed()))).is_err() {
                     tracing::error!("a job panicked on its lane");
                 }

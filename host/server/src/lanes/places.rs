@@ -109,9 +109,10 @@ pub(super) fn is_tight(lanes: usize, foreground: usize) -> bool {
     foreground * 2 > lanes
 }
 
-/// How many calls of the background may go on beside so many in the foreground: each of these may want a second processor for its kernels.
-pub(super) fn spare(lanes: usize, foreground: usize) -> usize {
-    lanes.saturating_sub(foreground.saturating_mul(2))
+/// How many calls that are held may go on beside so many that are not, `before` of which go before all of them: each of these may want a second
+/// processor for its kernels.
+pub(super) fn spare(lanes: usize, going: usize, before: usize) -> usize {
+    lanes.saturating_sub(going + before)
 }
 
 #[cfg(test)]
@@ -195,7 +196,8 @@ mod tests {
             [false, false, true]
         );
         assert!(is_tight(1, 1));
-        assert_eq!([0, 1, 2, 3].map(|foreground| spare(4, foreground)), [4, 2, 0, 0]);
+        let spare = [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 3)].map(|(going, before)| spare(4, going, before));
+        assert_eq!(spare, [4, 3, 2, 1, 0, 0]);
     }
 
     proptest! {
