@@ -8,8 +8,8 @@
 //! It publishes two guests written as WebAssembly text (`me/worker`, `me/streamer`; the token has to allow that) and prints a JSON line
 //! a figure:
 //!
-//! - `sync`: 4 KiB written over and synced to disk in the folder (the current one, unless given), which should lie on the server's disk: the
-//!   least that anything recorded can take.
+//! - `sync`: 32 KiB, as much as a prediction makes the database write, written over and synced to disk every millisecond in the folder (the
+//!   current one, unless given), which should lie on the server's disk: the least that anything recorded can take.
 //! - `create`: predictions that nobody waits for, so many a second, whatever becomes of them: from the request to the reply. `late` is how far behind
 //!   its own plan this program sends, which the scheduler does to the server as well; the ratio is to a sync at the same percentile.
 //! - `price_of_recording`: a prediction that is waited for beside the direct endpoint, in turns, on one connection each.
@@ -121,14 +121,16 @@ fn publish(args: &Args, name: &str, component: &[u8]) -> String {
 /// How long syncs to disk take, sorted.
 fn sync(args: &Args) -> Vec<Duration> {
     let mut file = tempfile::tempfile_in(&args.folder).expect("a folder that can be written to");
-    let block = [7; 4096];
+    let block = [7; 32 << 10];
     for _ in 0..256 {
         file.write_all(&block).unwrap();
     }
     file.sync_all().unwrap();
     let mut took: Vec<_> = (0..1000)
         .map(|n| {
-            file.seek(SeekFrom::Start(n % 256 * 4096)).unwrap();
+            // A disk that rests takes longer than one that is asked again at once.
+            std::thread::sleep(Duration::from_millis(1));
+            file.seek(SeekFrom::Start(n % 256 * block.len() as u64)).unwrap();
             file.write_all(&block).unwrap();
             let began = Instant::now();
             file.sync_data().unwrap();

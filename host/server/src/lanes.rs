@@ -227,11 +227,13 @@ impl Shared {
         });
         let now = Instant::now();
         state.make_room(now);
-        let starts = state.next(now).is_some();
+        let next = state.next(now);
+        let starts = next.is_some();
         let wake = starts && state.asleep > 0;
-        if starts {
-            // Others make way while a thread wakes up.
-            state.settle(now);
+        if let Some((tenant, place)) = next
+            && state.running.all() > 0
+        {
+            state.expect(&tenant, place, now);
         }
         drop(state);
         if wake {

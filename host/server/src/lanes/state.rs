@@ -300,14 +300,6 @@ impl State {
             .min()
     }
 
-    /// What the tenant has had whose short call starts in the foreground as soon as a thread wakes up.
-    fn coming(&self, now: Instant) -> Option<u64> {
-        let (tenant, place) = self.next(now)?;
-        let tenant = self.tenants.get(&tenant)?;
-        let short = is_short(tenant.queue.front()?.ticket.cost_us);
-        (short && place == Place::Foreground).then_some(tenant.time)
-    }
-
     /// The threads that run calls in the foreground.
     fn foreground(&self) -> impl Iterator<Item = (usize, &Running)> {
         let calls = self.threads.iter().enumerate();
@@ -398,8 +390,21 @@ impl State {
     /// Tells the threads how they stand. Short calls in the foreground go on; all others do by turns, as many at once as there are lanes to
     /// spare, and leave the team of kernel threads to them. If lanes are few, so do short ones whose tenants are ahead.
     pub(super) fn settle(&mut self, now: Instant) {
+        self.settle_for(None, now);
+    }
+
+    /// As if a tenant's first call ran already, if it is a short one: others make way while a thread wakes up for it.
+    pub(super) fn expect(&mut self, tenant: &str, place: Place, now: Instant) {
+        let coming = self.tenants.get(tenant).filter(|tenant| {
+            let first = tenant.queue.front();
+            place == Place::Foreground && first.is_some_and(|first| is_short(first.ticket.cost_us))
+        });
+        self.settle_for(coming.map(|tenant| tenant.time), now);
+    }
+
+    /// `coming` is what the tenant has had of a call that is about to begin in the foreground.
+    fn settle_for(&mut self, coming: Option<u64>, now: Instant) {
         self.charge(now);
-        let coming = self.coming(now);
         let running = self.running.foreground + usize::from(coming.is_some());
         let first = [self.first(now), coming].into_iter().flatten().min();
         let first = first.filter(|_| is_tight(self.lanes, running));
