@@ -160,7 +160,8 @@ pub struct Report {
     pub instantiate_us: u64,
     /// CPU time of the call's own thread, in microseconds; threads that a tensor op borrows are not in it.
     pub cpu_us: u64,
-    /// Wall time inside tensor ops and programs, in microseconds: what is billed as device time.
+    /// Wall time inside tensor ops and programs, in microseconds, without what the call has waited there for others that go before it:
+    /// what is billed as device time.
     pub compute_us: u64,
     /// Wall time spent loading and packing weights and compiling programs, in microseconds; it is not in `compute_us`. The first call
     /// after a start pays it, or the first after weights had to leave.

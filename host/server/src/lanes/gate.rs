@@ -120,7 +120,9 @@ impl Pass {
         if self.time().until.is_some_and(|until| began < until) && !crowded {
             return Duration::ZERO;
         }
-        self.give_back(&mut turns);
+        if self.give_back(&mut turns) {
+            self.gate.changed.notify_all();
+        }
         turns.queue.push_back(self.number);
         self.time().since = Some(began);
         while self.is_held() && !stops() {

@@ -2,9 +2,11 @@
 //!
 //! A call runs in the *foreground* or in the *background*. There are as many foreground places as lanes. Whoever has had less than
 //! another, and asks for much less than the other's call takes, neither waits for that call to end nor shares a processor with it: it
-//! is put into the background, where it has what the foreground leaves, and its place is free. A call never comes back from there, so
-//! that no decision has to be taken twice; but whoever is ahead of a tenant with calls in the background starts there too, so that
-//! nobody starves.
+//! is put into the background, and its place is free. A call never comes back from there, so that no decision has to be taken twice;
+//! but whoever is well ahead of a tenant with calls in the background starts there too, so that nobody starves.
+//!
+//! Short calls in the foreground go on. All others are *held*: they go on by turns, as many at once as there are lanes to spare. Where lanes are
+//! few, short calls are held as well while one runs whose tenant is far behind theirs; if it is very short, it does not even wait for a place.
 
 /// A call that is so many times shorter than another goes first.
 const SHORTER: u64 = 4;
