@@ -143,7 +143,7 @@ struct Split {
 }
 
 impl Split {
-    fn of<T: Element>(many: usize, [m, k, n]: [usize; 3], threads: usize) -> Self {
+    fn of(many: usize, [m, k, n]: [usize; 3], threads: usize) -> Self {
         let each = (m as u64)
             .saturating_mul(k as u64)
             .saturating_mul(n as u64)
@@ -184,7 +184,7 @@ pub fn product<T: Element>(a: &Matrices<'_, T>, b: &Matrices<'_, T>, [m, k, n]: 
     }
     a.check(m, k);
     b.check(k, n);
-    let split = Split::of::<T>(many, [m, k, n], crate::team::team().threads());
+    let split = Split::of(many, [m, k, n], crate::team::team().threads());
     let [rows, columns] = split.block;
     let blocks = [m.div_ceil(rows), n.div_ceil(columns)];
     let groups = many.div_ceil(split.matrices);
@@ -331,7 +331,7 @@ mod tests {
             shape in [1_usize..3000, 1_usize..3000, 1_usize..3000],
             threads in 1_usize..9,
         ) {
-            let split = Split::of::<f32>(many, shape, threads);
+            let split = Split::of(many, shape, threads);
             let [m, k, n] = shape;
             let [rows, columns] = split.block;
             prop_assert!((1..=many).contains(&split.matrices) && (1..=m).contains(&rows) && (1..=n).contains(&columns));
@@ -349,7 +349,7 @@ mod tests {
             (1, [4096, 64, 16]),
             (12, [128, 32, 128]),
         ] {
-            let split = Split::of::<f32>(many, shape, 2);
+            let split = Split::of(many, shape, 2);
             let [m, _, n] = shape;
             let tasks = many.div_ceil(split.matrices) * m.div_ceil(split.block[0]) * n.div_ceil(split.block[1]);
             assert!(tasks >= 2, "{many} of {shape:?}: {split:?}");
