@@ -5,7 +5,7 @@
 //! is put into the background, and its place is free. A call never comes back from there, so that no decision has to be taken twice;
 //! but whoever is well ahead of a tenant with calls in the background starts there too, so that nobody starves.
 //!
-//! Short calls in the foreground go on. All others are *held*: they go on by turns, as many at once as there are lanes to spare. Where lanes are
+//! Short calls in the foreground go on. While there are any, all others are *held*: they go on by turns, as many at once as there are lanes to spare. Where lanes are
 //! few, short calls are held as well while one runs whose tenant is far behind theirs; if it is very short, it does not even wait for a place.
 
 /// A call that is so many times shorter than another goes first.
