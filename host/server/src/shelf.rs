@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use axum::http::HeaderValue;
 use maquette_package::blobs::BlobStore;
 use maquette_package::version::VersionManifest;
+use maquette_tensor::gate;
 
 use crate::catalog::Version;
 use crate::engine::{Call, Code, ErrorKind, Failure, Guest, Outcome, Prepared, Sandboxes, parts};
@@ -82,11 +83,14 @@ impl Ready {
                 .events
                 .map(|mut told| -> Listener { Box::new(move |event| told(redactor.event(event))) });
         }
+        let waited = gate::waited();
         let mut outcome = self.guest.call(call);
         if !redactor.is_empty() {
             outcome = redactor.outcome(outcome);
         }
-        self.took(outcome.report.total_us);
+        // What it will take the next time does not depend on who goes before it now.
+        let waited = u64::try_from((gate::waited() - waited).as_micros()).unwrap_or(u64::MAX);
+        self.took(outcome.report.total_us.saturating_sub(waited));
         let end = match &outcome.result {
             Ok(_) => End::Well,
             Err(failure) if failure.broke => End::Fault(&failure.message),

@@ -23,8 +23,9 @@ const LOOK: Duration = Duration::from_millis(5);
 struct Turns {
     /// How many may go on beside those that go first.
     places: usize,
-    taken: usize,
-    /// Threads that wait, by their numbers.
+    /// Threads that have a place, by their numbers.
+    placed: Vec<usize>,
+    /// Threads that wait.
     queue: VecDeque<usize>,
     /// When somebody goes on without a place.
     moment: Instant,
@@ -41,7 +42,7 @@ impl Default for Gate {
     fn default() -> Self {
         let turns = Turns {
             places: 0,
-            taken: 0,
+            placed: Vec::new(),
             queue: VecDeque::new(),
             moment: Instant::now(),
         };
@@ -74,8 +75,6 @@ pub(super) struct Pass {
     number: usize,
     /// Whether it needs a place to go on.
     held: AtomicBool,
-    /// Whether it has one. Changes with the gate locked.
-    placed: AtomicBool,
     time: Mutex<Time>,
 }
 
@@ -96,7 +95,6 @@ impl Pass {
             gate,
             number,
             held: AtomicBool::default(),
-            placed: AtomicBool::default(),
             time: Mutex::default(),
         }
     }
@@ -109,14 +107,14 @@ impl Pass {
     /// Returns when the thread may go on, or soon after its call has to stop; says how long that took.
     pub(super) fn pass(&self, stops: &dyn Fn() -> bool) -> Duration {
         if !self.is_held() {
-            if self.placed.load(Ordering::Relaxed) {
+            if self.time().until.is_some() {
                 self.leave();
             }
             return Duration::ZERO;
         }
         let began = Instant::now();
         let mut turns = self.gate.lock();
-        let crowded = self.placed.load(Ordering::Relaxed) && turns.taken > turns.places;
+        let crowded = turns.placed.contains(&self.number) && turns.placed.len() > turns.places;
         if self.time().until.is_some_and(|until| began < until) && !crowded {
             return Duration::ZERO;
         }
@@ -128,9 +126,8 @@ impl Pass {
         while self.is_held() && !stops() {
             let now = Instant::now();
             if turns.queue.front() == Some(&self.number) {
-                if turns.taken < turns.places {
-                    turns.taken += 1;
-                    self.placed.store(true, Ordering::Relaxed);
+                if turns.placed.len() < turns.places {
+                    turns.placed.push(self.number);
                     self.time().until = Some(now + TURN);
                     break;
                 }
@@ -187,9 +184,9 @@ impl Pass {
 
     /// Whether there was something to give back.
     fn give_back(&self, turns: &mut Turns) -> bool {
-        let placed = self.placed.swap(false, Ordering::Relaxed);
-        turns.taken -= usize::from(placed);
-        placed
+        let before = turns.placed.len();
+        turns.placed.retain(|number| *number != self.number);
+        turns.placed.len() < before
     }
 }
 
@@ -289,14 +286,14 @@ mod tests {
         for leave in [true, false] {
             pass.hold(true);
             pass.pass(&|| false);
-            assert_eq!(gate.lock().taken, 1);
+            assert_eq!(gate.lock().placed, [0]);
             pass.hold(false);
             if leave {
                 pass.leave();
             } else {
                 pass.pass(&|| false);
             }
-            assert_eq!(gate.lock().taken, 0);
+            assert!(gate.lock().placed.is_empty());
         }
     }
 }

@@ -5,8 +5,9 @@
 //! is put into the background, and its place is free. A call never comes back from there, so that no decision has to be taken twice;
 //! but whoever is well ahead of a tenant with calls in the background starts there too, so that nobody starves.
 //!
-//! Short calls in the foreground go on. While there are any, all others are *held*: they go on by turns, as many at once as there are lanes to spare. Where lanes are
-//! few, short calls are held as well while one runs whose tenant is far behind theirs; if it is very short, it does not even wait for a place.
+//! Short calls in the foreground go on. All others are *held*: they go on by turns, as many at once as there are lanes to spare. Where
+//! lanes are few, short calls are held as well while one runs whose tenant is far behind theirs; if that is very short, it does not even
+//! wait for a place.
 
 /// A call that is so many times shorter than another goes first.
 const SHORTER: u64 = 4;
@@ -111,8 +112,8 @@ pub(super) fn is_tight(lanes: usize, foreground: usize) -> bool {
     foreground * 2 > lanes
 }
 
-/// How many calls that are held may go on beside so many that are not, `before` of which go before all of them: each of these may want a second
-/// processor for its kernels.
+/// How many calls that are held may go on beside so many that are not, `before` of which go before all of them: each of these may want a
+/// second processor for its kernels.
 pub(super) fn spare(lanes: usize, going: usize, before: usize) -> usize {
     lanes.saturating_sub(going + before)
 }

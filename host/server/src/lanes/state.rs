@@ -377,8 +377,8 @@ impl State {
         }
     }
 
-    /// Tells the threads how they stand. Short calls in the foreground go on; while there are any, all others do by turns, as many at once as
-    /// there are lanes to spare, and leave the team of kernel threads to them. If lanes are few, so do short ones whose tenants are ahead.
+    /// Tells the threads how they stand. Short calls in the foreground go on; all others do by turns, as many at once as there are lanes to
+    /// spare, and leave the team of kernel threads to them. If lanes are few, so do short ones whose tenants are ahead.
     pub(super) fn settle(&mut self, now: Instant) {
         self.settle_for(None, now);
     }
@@ -420,8 +420,8 @@ impl State {
         let mut news = false;
         for thread in &self.threads {
             if let (Some(standing), Some((call, worked))) = (&thread.standing, thread.call(now)) {
-                let held = going > 0 && waits(call, worked);
-                news |= standing.stand(held, held);
+                let held = waits(call, worked);
+                news |= standing.stand(held, held && going > 0);
             }
         }
         self.held = held;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use super::*;
@@ -254,4 +255,56 @@ fn equally_long_calls_wait_for_each_other_and_one_tenant_has_no_more_than_the_la
         .map(|_| finished.recv_timeout(Duration::from_secs(60)).unwrap())
         .collect();
     assert_eq!(order, ["second", "first"]);
+}
+
+#[test]
+fn calls_that_take_turns_use_what_there_is_while_a_modest_tenant_comes_and_goes() {
+    let lanes = lanes(2, 1000);
+    let over = AtomicBool::new(false);
+    let worked = Arc::new(AtomicU64::new(0));
+    let time = Duration::from_secs(2);
+    std::thread::scope(|scope| {
+        for owner in 0..5 {
+            for number in 0..4 {
+                let (lanes, over, worked) = (&lanes, &over, &worked);
+                scope.spawn(move || {
+                    let mut turn = number;
+                    while !over.load(Ordering::Relaxed) {
+                        turn += 1;
+                        let take = Duration::from_micros(if turn % 2 == 0 { 500_000 } else { 200 });
+                        let (done, finished) = mpsc::channel();
+                        let counts = Arc::clone(worked);
+                        let job: Job = Box::new(move |_| {
+                            let began = Instant::now();
+                            while began.elapsed() < take {
+                                let at = Instant::now();
+                                while at.elapsed() < Duration::from_millis(1).min(take) {}
+                                counts.fetch_add(at.elapsed().as_micros() as u64, Ordering::Relaxed);
+                                maquette_tensor::gate::pass(&|| began.elapsed() > take);
+                            }
+                            done.send(()).unwrap();
+                        });
+                        let ticket = ticket(&format!("greedy-{owner}"), take.as_micros() as u64);
+                        lanes.submit(ticket, job).unwrap();
+                        finished.recv().unwrap();
+                    }
+                });
+            }
+        }
+        let began = Instant::now();
+        while began.elapsed() < time {
+            let (done, finished) = mpsc::channel();
+            let job: Job = Box::new(move |_| {
+                let began = Instant::now();
+                while began.elapsed() < Duration::from_millis(6) {}
+                done.send(()).unwrap();
+            });
+            lanes.submit(ticket("modest", 6_000), job).unwrap();
+            finished.recv().unwrap();
+            std::thread::sleep(Duration::from_millis(60));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let worked = Duration::from_micros(worked.load(Ordering::Relaxed));
+    assert!(worked > time, "{worked:?} of two lanes in {time:?}");
 }
