@@ -25,17 +25,31 @@ struct Turns {
     places: usize,
     /// Threads that have a place, by their numbers.
     placed: Vec<usize>,
-    /// Threads that wait.
-    queue: VecDeque<usize>,
-    /// When somebody goes on without a place.
+    /// Threads that wait, and what wakes each.
+    queue: VecDeque<(usize, Arc<Condvar>)>,
+    /// When somebody goes on without a place: a while after the last that was held and went on all the same.
     moment: Instant,
+}
+
+impl Turns {
+    /// Wakes whoever is first if there is a place; it wakes the next. Whoever waits for anything else finds out by itself.
+    fn wake(&self) {
+        if self.placed.len() < self.places
+            && let Some((_, first)) = self.queue.front()
+        {
+            first.notify_one();
+        }
+    }
+
+    fn is_first(&self, number: usize) -> bool {
+        self.queue.front().is_some_and(|(first, _)| *first == number)
+    }
 }
 
 /// The gate of all lanes.
 #[derive(Debug)]
 pub(super) struct Gate {
     turns: Mutex<Turns>,
-    changed: Condvar,
 }
 
 impl Default for Gate {
@@ -48,19 +62,18 @@ impl Default for Gate {
         };
         Self {
             turns: Mutex::new(turns),
-            changed: Condvar::new(),
         }
     }
 }
 
 impl Gate {
-    /// How many calls that are held may go on from now on, and that threads look again whether they are held at all.
-    pub(super) fn open(&self, places: usize) {
+    /// How many calls that are held may go on from now on. Whether more do, which have to find out.
+    pub(super) fn open(&self, places: usize) -> bool {
         let mut turns = self.lock();
+        let fewer = places < turns.places;
         turns.places = places;
-        if !turns.queue.is_empty() {
-            self.changed.notify_all();
-        }
+        turns.wake();
+        fewer && turns.placed.len() > places
     }
 
     fn lock(&self) -> MutexGuard<'_, Turns> {
@@ -75,6 +88,8 @@ pub(super) struct Pass {
     number: usize,
     /// Whether it needs a place to go on.
     held: AtomicBool,
+    /// Wakes it.
+    changed: Arc<Condvar>,
     time: Mutex<Time>,
 }
 
@@ -95,13 +110,20 @@ impl Pass {
             gate,
             number,
             held: AtomicBool::default(),
+            changed: Arc::default(),
             time: Mutex::default(),
         }
     }
 
     /// Says whether the thread needs a place to go on, from its next pass on. Returns whether it did.
     pub(super) fn hold(&self, held: bool) -> bool {
-        self.held.swap(held, Ordering::Relaxed)
+        let before = self.held.swap(held, Ordering::Relaxed);
+        if before && !held {
+            // Not between its look and its sleep.
+            let _turns = self.gate.lock();
+            self.changed.notify_one();
+        }
+        before
     }
 
     /// Returns when the thread may go on, or soon after its call has to stop; says how long that took.
@@ -118,14 +140,16 @@ impl Pass {
         if self.time().until.is_some_and(|until| began < until) && !crowded {
             return Duration::ZERO;
         }
-        if self.give_back(&mut turns) {
-            self.gate.changed.notify_all();
+        if self.time().until.take().is_some() {
+            turns.moment = turns.moment.max(began + EVERY);
         }
-        turns.queue.push_back(self.number);
+        self.give_back(&mut turns);
+        turns.queue.push_back((self.number, Arc::clone(&self.changed)));
+        turns.wake();
         self.time().since = Some(began);
         while self.is_held() && !stops() {
             let now = Instant::now();
-            if turns.queue.front() == Some(&self.number) {
+            if turns.is_first(self.number) {
                 if turns.placed.len() < turns.places {
                     turns.placed.push(self.number);
                     self.time().until = Some(now + TURN);
@@ -137,12 +161,12 @@ impl Pass {
                     break;
                 }
             }
-            let waited = self.gate.changed.wait_timeout(turns, LOOK);
+            let waited = self.changed.wait_timeout(turns, LOOK);
             turns = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        turns.queue.retain(|number| *number != self.number);
+        turns.queue.retain(|(number, _)| *number != self.number);
+        turns.wake();
         drop(turns);
-        self.gate.changed.notify_all();
         let waited = began.elapsed();
         let mut time = self.time();
         time.since = None;
@@ -154,10 +178,8 @@ impl Pass {
     pub(super) fn leave(&self) {
         let mut turns = self.gate.lock();
         self.time().until = None;
-        if self.give_back(&mut turns) {
-            drop(turns);
-            self.gate.changed.notify_all();
-        }
+        self.give_back(&mut turns);
+        turns.wake();
     }
 
     /// How long it has waited, in all.
@@ -182,11 +204,8 @@ impl Pass {
         self.time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there was something to give back.
-    fn give_back(&self, turns: &mut Turns) -> bool {
-        let before = turns.placed.len();
+    fn give_back(&self, turns: &mut Turns) {
         turns.placed.retain(|number| *number != self.number);
-        turns.placed.len() < before
     }
 }
 

@@ -425,7 +425,7 @@ impl State {
             }
         }
         self.held = held;
-        self.gate.open(spare(self.lanes, going, before));
+        news |= self.gate.open(spare(self.lanes, going, before));
         if news {
             (self.interrupt)();
         }
