@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(60);
 struct Calls {
     took: Vec<Duration>,
     queued: Vec<Duration>,
-    all: Vec<[f64; 4]>,
+    all: Vec<[f64; 5]>,
 }
 
 impl Calls {
@@ -56,7 +56,7 @@ fn calls(client: &mut Client, path: &str, time: Duration) -> Calls {
         let took = sent.elapsed().as_secs_f64() * 1e3;
         let total: f64 = reply.header("x-maquette-total-ms").unwrap().parse().unwrap();
         let compute: f64 = reply.header("x-maquette-compute-ms").unwrap().parse().unwrap();
-        calls.all.push([took, total, queued, compute]);
+        calls.all.push([took, total, queued, compute, started.elapsed().as_secs_f64()]);
         calls.queued.push(Duration::from_secs_f64(queued / 1e3));
         std::thread::sleep(PAUSE);
     }
@@ -123,7 +123,7 @@ fn a_good_plugin_waits_for_no_hostile_call_beside_it() {
         let mut all = calls.all.clone();
         all.sort_by(|a, b| b[0].total_cmp(&a[0]));
         for of in all.iter().take(8) {
-            println!("{name}: took {:.2} total {:.2} queued {:.2} compute {:.2}", of[0], of[1], of[2], of[3]);
+            println!("{name}: took {:.2} total {:.2} queued {:.2} compute {:.2} at {:.2}", of[0], of[1], of[2], of[3], of[4]);
         }
         for i in 0..4 { let mut one: Vec<f64> = all.iter().map(|a| a[i]).collect(); one.sort_by(f64::total_cmp);
             println!("{name} {i}: p50 {:.2} p90 {:.2} p99 {:.2}", one[one.len()/2], one[one.len()*9/10], one[one.len()*99/100]); }

@@ -2,8 +2,9 @@
 //!
 //! A slice is how long a thread goes on once it has been chosen, if it is not interrupted. Since Linux 6.12 whoever wakes up with a shorter
 //! one interrupts it at once, and before that it is not looked at; what a thread has in all does not depend on it. So threads that
-//! answer interrupt lanes.
+//! answer interrupt lanes, and lanes whose calls go first interrupt those whose calls make way for them.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use rustix::process::{getpriority_process, setpriority_process};
@@ -11,11 +12,20 @@ use rustix::process::{getpriority_process, setpriority_process};
 /// The nice value beyond which there is none.
 const LOWEST: i32 = 19;
 
-/// Of threads that answer, and of the one that writes: they have little to do, and somebody waits for it.
+/// Of threads that answer, and of the one that writes: they have little to do, and somebody waits for it. Not less: whoever is chosen
+/// while they are about is left alone for no longer.
 const PROMPT: Duration = Duration::from_micros(200);
 
-/// Of threads that run guests: one that wakes up for a call need not wait for others to have had all of the system's own, some milliseconds.
+/// Of threads that run guests and kernels: a short call is not interrupted once it has begun.
 const WORK: Duration = Duration::from_micros(500);
+
+/// Of threads whose calls make way for others, on their way to where they wait.
+const MAKES_WAY: Duration = Duration::from_millis(2);
+
+thread_local! {
+    /// Whether the thread makes way.
+    static WAY: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The kernel's `sched_attr`, first version.
 #[repr(C)]
@@ -39,7 +49,17 @@ pub(crate) fn works(nice: i32) {
     own(nice, WORK);
 }
 
+/// Whether the calling thread, which works, makes way for those that do not. Costs little where nothing changes.
+pub(crate) fn makes_way(now: bool) {
+    if WAY.replace(now) != now {
+        own(0, if now { MAKES_WAY } else { WORK });
+    }
+}
+
 fn own(nice: i32, slice: Duration) {
+    static S: std::sync::OnceLock<Vec<u64>> = std::sync::OnceLock::new();
+    let s = S.get_or_init(|| std::env::var("MQ_SLICES").unwrap_or("200,500,2000".into()).split(',').map(|x| x.parse().unwrap_or(500)).collect());
+    let slice = if slice == PROMPT { Duration::from_micros(s[0]) } else if slice == WORK { Duration::from_micros(s[1]) } else { Duration::from_micros(s[2]) };
     // Without a process, Linux takes the calling thread.
     match getpriority_process(None) {
         Ok(now) => stand(now.saturating_add(nice).clamp(-20, LOWEST), slice),

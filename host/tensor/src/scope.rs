@@ -133,7 +133,7 @@ impl Scope {
             return self.upload(executor, ty, bytes);
         }
         let charge = self.budget.charge(ty.bytes()).map_err(|e| e.at(&ty))?;
-        let inner = tensor::from_bytes(dtype, shape, bytes)?;
+        let inner = self.control.stoppable(|| tensor::from_bytes(dtype, shape, bytes))?;
         self.count(|stats| stats.uploaded_bytes += bytes.len() as u64);
         Ok(Tensor {
             elements: Elements::Here(inner),

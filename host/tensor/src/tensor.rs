@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytemuck::Pod;
 use candle_core::{CpuStorage, Device, Storage};
 use half::{bf16, f16};
+use maquette_kernels::stop;
 use maquette_ops::{Attr, DType, Error, Form, Op, OpSpec, Operand, Type, attr_axis, normalise};
 use smallvec::SmallVec;
 
@@ -141,7 +142,7 @@ pub(crate) fn dims(shape: &[u32]) -> Vec<usize> {
 /// A candle tensor of elements as they cross the boundary. The length must have been checked.
 pub(crate) fn from_bytes(dtype: DType, shape: &[u32], bytes: &[u8]) -> Result<candle_core::Tensor, Error> {
     fn typed<T: Pod + candle_core::WithDType>(shape: &[u32], bytes: &[u8]) -> candle_core::Result<candle_core::Tensor> {
-        candle_core::Tensor::from_vec(bytemuck::pod_collect_to_vec::<u8, T>(bytes), dims(shape), &Device::Cpu)
+        candle_core::Tensor::from_vec(elements::<T>(bytes), dims(shape), &Device::Cpu)
     }
     match dtype {
         DType::F32 => typed::<f32>(shape, bytes),
@@ -152,6 +153,22 @@ pub(crate) fn from_bytes(dtype: DType, shape: &[u32], bytes: &[u8]) -> Result<ca
         DType::I64 => typed::<i64>(shape, bytes),
     }
     .map_err(|e| Error::internal(format!("uploading: {}", said(&e))))
+}
+
+/// Bytes that are copied at once, between two looks whether to stop or to make way for others.
+const PART: usize = 256 << 10;
+
+/// The elements that bytes stand for.
+fn elements<T: Pod>(bytes: &[u8]) -> Vec<T> {
+    let mut elements = vec![T::zeroed(); bytes.len() / size_of::<T>()];
+    let to = bytemuck::cast_slice_mut::<T, u8>(&mut elements);
+    for (number, (to, from)) in to.chunks_mut(PART).zip(bytes.chunks(PART)).enumerate() {
+        if number > 0 {
+            stop::look();
+        }
+        to.copy_from_slice(from);
+    }
+    elements
 }
 
 /// Elements `start .. start + count` in row-major order, as they cross the boundary. The range must have been checked.

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::scheduling;
+
 /// How long a turn is.
 const TURN: Duration = Duration::from_millis(10);
 
@@ -128,7 +130,9 @@ impl Pass {
 
     /// Returns when the thread may go on, or soon after its call has to stop; says how long that took.
     pub(super) fn pass(&self, stops: &dyn Fn() -> bool) -> Duration {
-        if !self.is_held() {
+        let held = self.is_held();
+        scheduling::makes_way(held);
+        if !held {
             if self.time().until.is_some() {
                 self.leave();
             }

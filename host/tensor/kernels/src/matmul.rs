@@ -8,10 +8,13 @@ use crate::parallel;
 use crate::parts::Parts;
 
 /// Multiply-adds of one task at most: what is under way cannot be left before its end.
-const TASK: u64 = 1 << 24;
+const TASK: u64 = 1 << 23;
 
-/// Rows and columns of a block at least: with fewer, `gemm` copies more than it multiplies.
+/// Rows and columns of a block at least, where there are as many: with fewer, `gemm` copies more than it multiplies.
 const SIDE: [usize; 2] = [16, 64];
+
+/// Rows and columns of a block are multiples of what `gemm` takes at once.
+const STEP: usize = 16;
 
 /// Multiply-adds that a matrix costs beside its own.
 const OVERHEAD: u64 = 4096;
@@ -157,14 +160,22 @@ impl Split {
                 block: [m, n],
             };
         }
-        let blocks = tasks.div_ceil(many);
-        let rows = blocks.min(m.div_ceil(SIDE[0]));
-        let columns = blocks.div_ceil(rows).min(n.div_ceil(SIDE[1]));
+        // As square as can be: of what `gemm` copies for a block, each element is then used most.
+        let area = m.saturating_mul(n).div_ceil(tasks.div_ceil(many));
+        let height = (area.isqrt() / STEP * STEP).max(SIDE[0]).min(m);
+        let width = area.div_ceil(height).max(SIDE[1]).min(n);
+        let height = area.div_ceil(width).max(SIDE[0]).min(m);
         Self {
             matrices: 1,
-            block: [m.div_ceil(rows), n.div_ceil(columns)],
+            block: [even(m, height), even(n, width)],
         }
     }
+}
+
+/// How long the parts are into which a length is divided evenly, each of `most` or a little more.
+fn even(length: usize, most: usize) -> usize {
+    let part = length.div_ceil(length.div_ceil(most));
+    part.next_multiple_of(STEP).min(length)
 }
 
 /// Writes `a[i] * b[i]`, of `[m, k]` and `[k, n]`, for each matrix to `out`, which holds them one after the other in row-major order.

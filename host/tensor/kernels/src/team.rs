@@ -98,8 +98,11 @@ pub fn alone_while(flag: Arc<AtomicBool>) {
     });
 }
 
-/// Whether the team is this thread's.
+/// Whether the team is this thread's. Between jobs, who has to work alone gives it back.
 pub(crate) fn has_turn() -> bool {
+    if HAS_TURN.get() && is_alone() && !IN_TASK.get() {
+        team().shared.end_turn();
+    }
     HAS_TURN.get()
 }
 
@@ -189,7 +192,8 @@ impl Team {
         stop::counted(0..tasks, each).for_each(task);
     }
 
-    /// Works on a job together with the members. The caller has the turn.
+    /// Works on a job together with the members. The caller has the turn; if it has to work alone before the end, it gives it back, and
+    /// does what is left by itself.
     fn share(&self, tasks: usize, each: u64, task: &Task<'_>) {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. The pointer is used by members counted in `active` while the job is open; this
@@ -212,7 +216,7 @@ impl Team {
                 member.unpark();
             }
         }
-        shared.work(job, false);
+        shared.work(job);
         shared.epoch.store(number + 1, Ordering::SeqCst);
         let mut spins = 0_u32;
         while shared.active.load(Ordering::SeqCst) != 0 {
@@ -225,6 +229,12 @@ impl Team {
         let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
+        }
+        let left = shared.next.load(Ordering::Relaxed);
+        if left < tasks {
+            shared.end_turn();
+            // SAFETY: it is the function that was handed in.
+            stop::counted(left..tasks, each).for_each(|at| unsafe { (*task)(at) });
         }
     }
 }
@@ -247,13 +257,13 @@ impl Shared {
         }
     }
 
-    /// Takes tasks until there are none or, if it `helps` another thread, until that one has to work alone.
-    fn work(&self, job: Job, helps: bool) {
+    /// Takes tasks until there are none or whoever opened the job has to work alone.
+    fn work(&self, job: Job) {
         let outer = IN_TASK.replace(true);
         let tasks = || {
             loop {
                 // SAFETY: as for the task below; a thread's flag lives as long as the thread.
-                if helps && unsafe { job.alone.as_ref() }.is_some_and(|alone| alone.load(Ordering::Relaxed)) {
+                if unsafe { job.alone.as_ref() }.is_some_and(|alone| alone.load(Ordering::Relaxed)) {
                     break;
                 }
                 let at = self.next.fetch_add(1, Ordering::Relaxed);
@@ -286,7 +296,7 @@ impl Shared {
             if self.epoch.load(Ordering::SeqCst) == epoch {
                 // SAFETY: the job is open and this member is active, so nobody writes it.
                 if let Some(job) = unsafe { *self.job.get() } {
-                    self.work(job, true);
+                    self.work(job);
                 }
             }
             self.active.fetch_sub(1, Ordering::SeqCst);
@@ -395,9 +405,9 @@ mod tests {
             };
             team.engage(|| {
                 job();
-                assert!(taken(), "the job that was under way is whole");
+                assert!(!taken(), "the rest of the job is its own affair");
                 job();
-                assert!(!taken(), "the next one is its own affair");
+                assert!(!taken(), "as is the next one");
                 flag.store(false, Ordering::Relaxed);
                 team.run(4, 0, &|_| assert!(taken()));
             });
