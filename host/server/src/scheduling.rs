@@ -12,14 +12,14 @@ use rustix::process::{getpriority_process, setpriority_process};
 /// The nice value beyond which there is none.
 const LOWEST: i32 = 19;
 
-/// Of threads that answer, and of the one that writes: they have little to do, and somebody waits for it. Not less: whoever is chosen
-/// while they are about is left alone for no longer.
+/// Of threads that answer, and of the one that writes: they have little to do, and somebody waits for it.
 const PROMPT: Duration = Duration::from_micros(200);
 
-/// Of threads that run guests and kernels: a short call is not interrupted once it has begun.
+/// Of threads that run guests and kernels: one that wakes up for a call need not wait for others to have had all of the system's own,
+/// some milliseconds.
 const WORK: Duration = Duration::from_micros(500);
 
-/// Of threads whose calls make way for others, on their way to where they wait.
+/// Of threads whose calls make way for others.
 const MAKES_WAY: Duration = Duration::from_millis(2);
 
 thread_local! {
@@ -57,9 +57,6 @@ pub(crate) fn makes_way(now: bool) {
 }
 
 fn own(nice: i32, slice: Duration) {
-    static S: std::sync::OnceLock<Vec<u64>> = std::sync::OnceLock::new();
-    let s = S.get_or_init(|| std::env::var("MQ_SLICES").unwrap_or("200,500,2000".into()).split(',').map(|x| x.parse().unwrap_or(500)).collect());
-    let slice = if slice == PROMPT { Duration::from_micros(s[0]) } else if slice == WORK { Duration::from_micros(s[1]) } else { Duration::from_micros(s[2]) };
     // Without a process, Linux takes the calling thread.
     match getpriority_process(None) {
         Ok(now) => stand(now.saturating_add(nice).clamp(-20, LOWEST), slice),

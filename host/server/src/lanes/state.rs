@@ -118,7 +118,8 @@ impl State {
         Self {
             tenants: HashMap::new(),
             active: 0,
-            time: 0,
+            // Far from zero: whoever has credit starts below the common time.
+            time: 100 * CREDIT,
             queued: 0,
             queued_us: 0,
             queued_bytes: 0,
@@ -175,7 +176,14 @@ impl State {
                 .retain(|_, tenant| tenant.is_present() || tenant.time > time);
         }
         let present = self.tenants.values().filter(|tenant| tenant.is_present());
-        let common = present.map(Tenant::start).min().unwrap_or(self.time);
+        let common = present.map(Tenant::start).min().unwrap_or_else(|| {
+            // What was taken while nobody else wanted it is owed to nobody.
+            let equal = self.time.saturating_sub(CREDIT);
+            self.tenants
+                .values_mut()
+                .for_each(|tenant| tenant.time = tenant.time.min(equal));
+            self.time
+        });
         let tenant = self.tenants.entry(Arc::clone(&waiting.ticket.tenant)).or_default();
         if !tenant.is_present() {
             // Whoever was idle has saved little up.
@@ -643,6 +651,24 @@ mod tests {
                 !over
             });
         }
+    }
+
+    #[test]
+    fn who_was_alone_owes_nothing_to_who_comes() {
+        let mut simulation = Simulation::new(2);
+        for _ in 0..100 {
+            simulation.call("first", 10);
+        }
+        for tenant in ["a", "b"] {
+            simulation.submit(tenant, 10_000);
+            simulation.begin().unwrap();
+        }
+        simulation.submit("first", 10_000);
+        let (a, b) = (
+            simulation.state.tenants["a"].time,
+            simulation.state.tenants["first"].time,
+        );
+        assert_eq!(a, b + 10_000, "they began as equals");
     }
 
     #[test]
