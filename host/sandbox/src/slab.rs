@@ -118,6 +118,35 @@ mod tests {
         assert_eq!((slab.get(a), slab.get(b), slab.get(99)), (Some(&"c"), Some(&"b"), None));
     }
 
+    /// Takes a while to drop.
+    struct Slow;
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            std::thread::sleep(PIECE.1 / 8);
+        }
+    }
+
+    #[test]
+    fn what_takes_long_to_drop_makes_way_for_others() {
+        let passed = std::thread::spawn(|| {
+            let count = std::rc::Rc::new(std::cell::Cell::new(0));
+            let counts = std::rc::Rc::clone(&count);
+            gate::wait_at(Box::new(move |stops| {
+                assert!(!stops());
+                counts.set(counts.get() + 1);
+                Duration::ZERO
+            }));
+            let mut slab = Slab::new();
+            for _ in 0..4 * PIECE.0 {
+                slab.insert(Slow).unwrap();
+            }
+            drop(slab);
+            count.get()
+        });
+        assert_eq!(passed.join().unwrap(), 4);
+    }
+
     #[test]
     fn a_sandbox_cannot_hold_more_than_the_limit() {
         let mut slab = Slab::new();

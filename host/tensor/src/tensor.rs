@@ -253,3 +253,27 @@ pub(crate) fn shared_strides(
     }
     strides
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use maquette_kernels::stop::{Signal, Stopped, under};
+
+    use super::*;
+
+    struct Up(bool);
+
+    impl Signal for Up {
+        fn is_up(&self) -> bool {
+            self.0
+        }
+    }
+
+    #[test]
+    fn an_upload_is_whole_or_is_left_between_its_parts() {
+        let bytes: Vec<u8> = (0..2 * PART + 40).map(|i| (i % 251) as u8).collect();
+        let whole = under(&Up(false), || elements::<u32>(&bytes)).unwrap();
+        assert_eq!(bytemuck::cast_slice::<u32, u8>(&whole), bytes);
+        assert_eq!(under(&Up(true), || elements::<u32>(&bytes)), Err(Stopped));
+    }
+}

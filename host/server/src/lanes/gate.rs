@@ -273,6 +273,19 @@ mod tests {
     }
 
     #[test]
+    fn who_has_lost_a_place_is_to_find_out_and_has_no_moment_at_once() {
+        let gate = Arc::new(Gate::default());
+        assert!(!gate.open(1), "nobody goes on");
+        let pass = Pass::new(Arc::clone(&gate), 0);
+        pass.hold(true);
+        pass.pass(&|| false);
+        assert!(gate.open(0));
+        assert!(!gate.open(0), "it has been told");
+        let waited = pass.pass(&|| false);
+        assert!(waited > EVERY / 2, "it went on until now: {waited:?}");
+    }
+
+    #[test]
     fn who_is_not_held_any_more_goes_on_and_so_does_who_stops() {
         let gate = Arc::new(without_moments());
         let pass = Pass::new(Arc::clone(&gate), 0);

@@ -140,6 +140,8 @@ impl Store {
 /// What every connection needs.
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::from_secs(10))?;
+    // As many as there are, so that none is parsed twice.
+    connection.set_prepared_statement_cache_capacity(64);
     // Each connection's page cache, in KiB.
     connection.pragma_update(None, "cache_size", -2048)
 }

@@ -237,22 +237,38 @@ fn write(
 /// Commits a batch. A change that fails is undone alone; if the commit itself fails, all of them have failed.
 fn commit(connection: &Connection, catalog: &Catalog, batch: &mut Vec<Change>) {
     let mut applied = Vec::with_capacity(batch.len());
-    let result = (|| {
-        connection.execute_batch("BEGIN IMMEDIATE")?;
+    let run = |sql: &str| connection.prepare_cached(sql)?.execute([]);
+    let result: rusqlite::Result<()> = (|| {
+        run("BEGIN IMMEDIATE")?;
+        // What is alone is undone with the transaction.
+        let several = batch.len() > 1;
         for Change { work, done } in batch.drain(..) {
-            connection.execute_batch("SAVEPOINT change")?;
+            if several {
+                run("SAVEPOINT change")?;
+            }
             match work(connection) {
                 Ok(apply) => {
-                    connection.execute_batch("RELEASE change")?;
+                    if several {
+                        run("RELEASE change")?;
+                    }
                     applied.push((apply, done));
                 }
                 Err(e) => {
-                    connection.execute_batch("ROLLBACK TO change; RELEASE change")?;
                     let _ = done.send(Err(e.into()));
+                    if several {
+                        run("ROLLBACK TO change")?;
+                        run("RELEASE change")?;
+                    } else if !connection.is_autocommit() {
+                        run("ROLLBACK")?;
+                    }
                 }
             }
         }
-        connection.execute_batch("COMMIT")
+        // Unless it was undone.
+        if !connection.is_autocommit() {
+            run("COMMIT")?;
+        }
+        Ok(())
     })();
     match result {
         Ok(()) => {
@@ -331,6 +347,19 @@ mod tests {
             3,
             "the catalog shows what was committed and nothing else"
         );
+    }
+
+    #[tokio::test]
+    async fn a_change_that_fails_halfway_leaves_nothing() {
+        let (writer, _) = writer();
+        insert(&writer, 1).await.unwrap();
+        let halfway = writer.write(|c| {
+            c.execute("INSERT INTO t VALUES (2)", [])?;
+            c.execute("INSERT INTO t VALUES (1)", [])
+        });
+        assert!(halfway.await.is_err());
+        assert_eq!(writer.write(count).await.unwrap(), 1);
+        insert(&writer, 2).await.unwrap();
     }
 
     #[tokio::test]
