@@ -117,7 +117,8 @@ impl Pass {
         }
     }
 
-    /// Says whether the thread needs a place to go on, from its next pass on. Returns whether it did.
+    /// Says whether the thread needs a place to go on, from its next pass on; wakes it if it waits for one that it does not need any more.
+    /// Returns whether it did.
     pub(super) fn hold(&self, held: bool) -> bool {
         let before = self.held.swap(held, Ordering::Relaxed);
         if before && !held {
@@ -144,10 +145,7 @@ impl Pass {
         if self.time().until.is_some_and(|until| began < until) && !crowded {
             return Duration::ZERO;
         }
-        if self.time().until.take().is_some() {
-            turns.moment = turns.moment.max(began + EVERY);
-        }
-        self.give_back(&mut turns);
+        self.give_back(&mut turns, began);
         turns.queue.push_back((self.number, Arc::clone(&self.changed)));
         turns.wake();
         self.time().since = Some(began);
@@ -181,8 +179,7 @@ impl Pass {
     /// The thread does not go on: others may have its place.
     pub(super) fn leave(&self) {
         let mut turns = self.gate.lock();
-        self.time().until = None;
-        self.give_back(&mut turns);
+        self.give_back(&mut turns, Instant::now());
         turns.wake();
     }
 
@@ -208,7 +205,11 @@ impl Pass {
         self.time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn give_back(&self, turns: &mut Turns) {
+    /// It does not go on any more, from `now` on, with a place or without.
+    fn give_back(&self, turns: &mut Turns, now: Instant) {
+        if self.time().until.take().is_some() {
+            turns.moment = turns.moment.max(now + EVERY);
+        }
         turns.placed.retain(|number| *number != self.number);
     }
 }
