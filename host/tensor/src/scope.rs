@@ -117,7 +117,8 @@ impl Scope {
     /// Uploads elements: row-major, little-endian.
     ///
     /// # Errors
-    /// `shape` if the shape is not allowed or the bytes are not as many as it takes; `quota`.
+    /// `shape` if the shape is not allowed or the bytes are not as many as it takes; `quota`; `timeout` or `cancelled` in the middle of
+    /// many.
     pub fn from_bytes(&self, dtype: DType, shape: &[u32], bytes: &[u8]) -> Result<Tensor, Error> {
         check_shape(shape)?;
         let ty = Type::new(dtype, shape.iter().copied());

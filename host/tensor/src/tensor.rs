@@ -160,7 +160,7 @@ const PART: usize = 256 << 10;
 
 /// The elements that bytes stand for.
 fn elements<T: Pod>(bytes: &[u8]) -> Vec<T> {
-    let mut elements = vec![T::zeroed(); bytes.len() / size_of::<T>()];
+    let mut elements = bytemuck::zeroed_vec::<T>(bytes.len() / size_of::<T>());
     let to = bytemuck::cast_slice_mut::<T, u8>(&mut elements);
     for (number, (to, from)) in to.chunks_mut(PART).zip(bytes.chunks(PART)).enumerate() {
         if number > 0 {

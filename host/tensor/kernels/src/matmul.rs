@@ -10,7 +10,8 @@ use crate::parts::Parts;
 /// Multiply-adds of one task at most: what is under way cannot be left before its end.
 const TASK: u64 = 1 << 23;
 
-/// Rows and columns of a block at least, where there are as many: with fewer, `gemm` copies more than it multiplies.
+/// Rows and columns of a block at least, where there are as many, before all are made equal: with fewer, `gemm` copies more than it
+/// multiplies.
 const SIDE: [usize; 2] = [16, 64];
 
 /// Rows and columns of a block are multiples of what `gemm` takes at once.

@@ -103,7 +103,7 @@ pub fn look() {
     let Some(Raised(signal)) = CURRENT.get() else { return };
     // SAFETY: it is good for as long as it is this thread's: see `under` and `under_raised`.
     let signal = unsafe { &*signal };
-    if !team::has_turn() {
+    if !team::keeps_turn() {
         gate::pass(&|| signal.is_up());
     }
     if signal.is_up() {
@@ -178,7 +178,7 @@ mod tests {
                     let before = count.get();
                     look();
                     // Another test may have the team.
-                    let waits = u64::from(!team::has_turn());
+                    let waits = u64::from(!team::keeps_turn());
                     seen.set((before, count.get() - waits));
                 });
             };

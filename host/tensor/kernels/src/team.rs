@@ -98,8 +98,8 @@ pub fn alone_while(flag: Arc<AtomicBool>) {
     });
 }
 
-/// Whether the team is this thread's. Between jobs, who has to work alone gives it back.
-pub(crate) fn has_turn() -> bool {
+/// Whether the team stays this thread's, if it is: who has to work alone gives it back here, unless a job is under way.
+pub(crate) fn keeps_turn() -> bool {
     if HAS_TURN.get() && is_alone() && !IN_TASK.get() {
         team().shared.end_turn();
     }
