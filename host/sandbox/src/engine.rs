@@ -139,6 +139,7 @@ impl Engine {
         let mut linker = Linker::new(&wasmtime);
         crate::wasi::add_to_linker(&mut linker).map_err(|e| host("linking WASI", e))?;
         Model::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)
+            .and_then(|()| crate::wit::link_uploads(&mut linker))
             .map_err(|e| host("linking the contract", e))?;
         start_clock(&wasmtime).map_err(|e| Error::host(format!("starting the epoch clock: {e}")))?;
         let compatibility = compatibility(&wasmtime);

@@ -42,13 +42,6 @@ pub fn check_imports(wasm: &[u8]) -> Result<Vec<String>, Error> {
             "this is not WebAssembly: send the .wasm file that `maquette build` makes, neither packed nor compiled for a machine (.cwasm)",
         ));
     }
-    let malformed = |e: wasmparser::BinaryReaderError| {
-        Error::component(format!(
-            "the component is not valid: {} at byte {:#x}; it is damaged or cut off: build it and send it again",
-            e.message(),
-            e.offset()
-        ))
-    };
     let mut exports_predictor = false;
     let mut imports = BTreeSet::new();
     let mut depth = 0_u32;
@@ -88,6 +81,15 @@ pub fn check_imports(wasm: &[u8]) -> Result<Vec<String>, Error> {
             "the component does not export `{EXPORT}`: in Rust, implement `Model` and write `maquette::export!(YourModel);`"
         )))
     }
+}
+
+/// What is no well-formed WebAssembly.
+pub(crate) fn malformed(e: wasmparser::BinaryReaderError) -> Error {
+    Error::component(format!(
+        "the component is not valid: {} at byte {:#x}; it is damaged or cut off: build it and send it again",
+        e.message(),
+        e.offset()
+    ))
 }
 
 fn unversioned(name: &str) -> &str {

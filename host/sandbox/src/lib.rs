@@ -5,6 +5,7 @@
 //! made for it alone.
 
 mod bindings;
+mod bulk;
 mod cache;
 mod call;
 mod engine;

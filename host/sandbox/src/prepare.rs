@@ -1,8 +1,9 @@
-//! Turns a component into something that starts in microseconds: its imports are checked, `describe` and `load` run once, the
-//! loaded state is frozen, and the result is compiled into the cache.
+//! Turns a component into something that starts in microseconds: its imports are checked, long instructions divided, `describe` and
+//! `load` run once, the loaded state is frozen, and the result is compiled into the cache.
 //!
 //! Compiling code from strangers can take long and much memory, so a server does this in a child process under limits.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 
 use crate::bindings::Model;
+use crate::bulk;
 use crate::cache::{self, Artifact};
 use crate::call::LogLine;
 use crate::engine::Engine;
@@ -121,7 +123,13 @@ pub fn prepare(engine: &Engine, parts: &Parts) -> Result<Prepared, Error> {
         return Ok(prepared);
     }
     let wasm = read_component(&parts.component.path)?;
+    let component_bytes = wasm.len() as u64;
     let imports = check_imports(&wasm)?;
+    let wasm = if engine.guarded() {
+        bulk::divide(&wasm)?
+    } else {
+        Cow::Borrowed(&wasm[..])
+    };
     let runtime =
         Runtime::cpu(RuntimeConfig::default()).map_err(|e| Error::host(format!("starting the tensor runtime: {e}")))?;
     let package = Arc::new(open_package(&runtime, parts)?);
@@ -174,7 +182,7 @@ pub fn prepare(engine: &Engine, parts: &Parts) -> Result<Prepared, Error> {
         artifact: artifact.name,
         artifact_sha256: artifact.sha256,
         artifact_bytes: artifact.bytes,
-        component_bytes: wasm.len() as u64,
+        component_bytes,
         load_logs: run.store.data().log.take().0,
         imports: Some(imports),
     };
@@ -189,7 +197,7 @@ fn key(parts: &Parts) -> String {
         sha.update((text.len() as u64).to_le_bytes());
         sha.update(text);
     };
-    add("prepared/2");
+    add("prepared/3");
     add(&parts.component.digest);
     for (kind, list) in [("weights", &parts.weights), ("assets", &parts.assets)] {
         add(kind);

@@ -12,6 +12,8 @@ use maquette_tensor::ops::{Attr, DType, Dim, Error};
 
 use crate::bindings::maquette::model::types;
 
+pub(crate) use tensors::link_uploads;
+
 impl From<types::Dtype> for DType {
     fn from(dtype: types::Dtype) -> Self {
         match dtype {

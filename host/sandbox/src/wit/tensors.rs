@@ -2,12 +2,16 @@
 
 use maquette_tensor::Tensor;
 use maquette_tensor::ops::{self, Error, OpId};
-use wasmtime::component::Resource;
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource, WasmList};
 
 use super::{attrs, stale, too_many};
 use crate::bindings::TensorHandle;
 use crate::bindings::maquette::model::{tensors, types};
 use crate::state::{HostError, State};
+
+/// What uploads are called in refusals.
+const FROM_BYTES: &str = "tensors.tensor.from-bytes";
 
 /// Ops rarely have more inputs; those with more are looked up on the heap.
 const INLINE_INPUTS: usize = 4;
@@ -72,13 +76,14 @@ impl tensors::Host for State {
 }
 
 impl tensors::HostTensor for State {
+    // Never called: `link_uploads` puts another in its place.
     fn from_bytes(
         &mut self,
         dtype: types::Dtype,
         shape: Vec<u32>,
         data: Vec<u8>,
     ) -> Result<Resource<TensorHandle>, HostError> {
-        self.enter("tensors.tensor.from-bytes")?;
+        self.enter(FROM_BYTES)?;
         let tensor = self.scope().from_bytes(dtype.into(), &shape, &data)?;
         Ok(self.hand_out(tensor)?)
     }
@@ -114,4 +119,32 @@ impl tensors::HostTensor for State {
     fn drop(&mut self, this: Resource<TensorHandle>) -> wasmtime::Result<()> {
         self.tensors.remove(this.rep()).map(drop).ok_or_else(|| stale("tensor"))
     }
+}
+
+/// Uploads read the guest's memory where it lies. The bindings would copy it first, in one go however much it is.
+pub(crate) fn link_uploads(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    let mut tensors = linker.instance("maquette:model/tensors@0.1.0")?;
+    tensors.func_wrap("[static]tensor.from-bytes", |mut store, (dtype, shape, data)| {
+        Ok((match upload(&mut store, dtype, shape, &data) {
+            Ok(tensor) => Ok(tensor),
+            Err(e) => Err(types::Host::convert_error(store.data_mut(), e)?),
+        },))
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn upload(
+    store: &mut StoreContextMut<'_, State>,
+    dtype: types::Dtype,
+    shape: Vec<u32>,
+    data: &WasmList<u8>,
+) -> Result<Resource<TensorHandle>, HostError> {
+    let state = store.data_mut();
+    state.enter(FROM_BYTES)?;
+    state.scope();
+    let scope = store.data().scope_if_any().ok_or_else(|| stale("scope"))?;
+    let tensor = scope.from_bytes(dtype.into(), &shape, data.as_le_slice(&*store))?;
+    Ok(store.data_mut().hand_out(tensor)?)
 }
