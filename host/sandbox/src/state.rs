@@ -201,6 +201,13 @@ impl State {
         Ok(())
     }
 
+    /// Drops what the guest holds handles to, and until some time not beside whoever goes first.
+    pub(crate) fn drop_objects(&mut self, until: Instant) {
+        self.tensors.clear(until);
+        self.programs.clear(until);
+        self.caches.clear(until);
+    }
+
     /// Adds a line to the log, and tells it as it comes.
     pub(crate) fn log_line(&mut self, level: LogLevel, message: &str) {
         for line in self.log.line(level, message) {

@@ -30,6 +30,7 @@ pub struct KvCache {
     budget: Arc<Budget>,
     capacity: u32,
     len: Cell<u32>,
+    /// The pages of each layer; no layers before the first pages.
     layers: RefCell<Vec<Vec<Arc<Paid>>>>,
     /// The layers on a device, once something was appended there; pages are the processor's.
     device: RefCell<Vec<Layer>>,
@@ -67,7 +68,7 @@ impl KvCache {
             budget: Arc::clone(budget),
             capacity,
             len: Cell::new(0),
-            layers: RefCell::new(vec![Vec::new(); spec.layers as usize]),
+            layers: RefCell::default(),
             device: RefCell::default(),
         })
     }
@@ -171,7 +172,11 @@ impl KvCache {
             })
         };
         let first = len as usize / PAGE;
-        for layer in self.layers.borrow_mut().iter_mut() {
+        let mut layers = self.layers.borrow_mut();
+        if more > 0 {
+            layers.resize_with(self.spec.layers as usize, Vec::new);
+        }
+        for layer in layers.iter_mut() {
             if more > 0
                 && let Some(page) = layer.get_mut(first)
                 && Arc::get_mut(page).is_none()
@@ -211,10 +216,7 @@ impl KvCache {
     /// Calls a function with the pages of a layer.
     pub(crate) fn with_pages<R>(&self, layer: usize, f: impl FnOnce(&[&Page]) -> R) -> Result<R, Error> {
         let layers = self.layers.borrow();
-        let pages = layers
-            .get(layer)
-            .ok_or_else(|| Error::internal("a layer of the cache is not there"))?;
-        let pages: Vec<&Page> = pages.iter().map(|paid| &paid.page).collect();
+        let pages: Vec<&Page> = layers.get(layer).into_iter().flatten().map(|paid| &paid.page).collect();
         Ok(f(&pages))
     }
 
