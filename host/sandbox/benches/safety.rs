@@ -1,14 +1,17 @@
 //! What safety costs: the same guests under all limits and without them, by turns in one process. CPU time of the calling thread,
 //! medians over rounds, printed as ratios.
 //!
-//! Without limits there is no epoch in the compiled code and no deadline, no limiter of memories and tables, and no bound on what
-//! a host call copies. Budgets of tensors stay, for they cannot be taken out; what one charge costs is printed beside an op's crossing.
+//! Without limits there is no epoch in the compiled code and no deadline, long instructions are not divided, and there is no limiter of
+//! memories and tables and no bound on what a host call copies. Budgets of tensors stay, for they cannot be taken out; what one charge costs is printed beside an op's crossing.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use maquette_fixtures::component;
+use maquette_package::blobs::BlobStore;
+use maquette_package::{Silent, build};
 use maquette_sandbox::{Call, Engine, EngineConfig, Guest, Limits, Part, Parts, STACK_BYTES, prepare};
 use maquette_tensor::{Budget, Memory, Runtime, RuntimeConfig};
 
@@ -23,10 +26,11 @@ const TENSORS: &str = r#"
 /// Bytes added to themselves, one op after the other.
 const OPS: u32 = 10_000;
 
-fn open(folder: &std::path::Path, engine: &Engine, name: &str, wasm: &[u8]) -> Guest {
+/// A component without weights.
+fn alone(folder: &Path, name: &str, wasm: &[u8]) -> Parts {
     let path = folder.join(name);
     std::fs::write(&path, wasm).unwrap();
-    let parts = Parts {
+    Parts {
         component: Part {
             digest: name.to_owned(),
             path,
@@ -34,10 +38,36 @@ fn open(folder: &std::path::Path, engine: &Engine, name: &str, wasm: &[u8]) -> G
         weights: BTreeMap::new(),
         assets: BTreeMap::new(),
         limits: Limits::default(),
+    }
+}
+
+/// The plugin in a folder, with its real weights: they are fetched once.
+fn plugin(name: &str) -> Parts {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let store = BlobStore::open(Path::new(env!("CARGO_TARGET_TMPDIR")).join("blobs")).unwrap();
+    let options = build::Options {
+        sdk: Some(root.join("sdk/rust")),
+        ..build::Options::default()
     };
-    let prepared = prepare(engine, &parts).unwrap();
+    let folder = root.join("plugins").join(name);
+    let package = maquette_package::assemble_with(&folder, &store, None, &options, &mut Silent).unwrap();
+    let part = |blob: &maquette_package::version::Blob| Part {
+        digest: blob.sha256.to_string(),
+        path: store.path(&blob.sha256).unwrap(),
+    };
+    let parts = |blobs: &BTreeMap<String, _>| blobs.iter().map(|(name, blob)| (name.clone(), part(blob))).collect();
+    Parts {
+        component: part(&package.manifest.component),
+        weights: parts(&package.manifest.weights),
+        assets: parts(&package.manifest.assets),
+        limits: Limits::default(),
+    }
+}
+
+fn open(engine: &Engine, parts: &Parts) -> Guest {
+    let prepared = prepare(engine, parts).unwrap();
     let runtime = Runtime::cpu(RuntimeConfig::default()).unwrap();
-    Guest::open(engine, &runtime, &parts, &prepared).unwrap()
+    Guest::open(engine, &runtime, parts, &prepared).unwrap()
 }
 
 fn predict(body: &str) -> String {
@@ -47,8 +77,15 @@ fn predict(body: &str) -> String {
     )
 }
 
-/// Name, component, calls in a round.
-fn guests() -> Vec<(&'static str, Vec<u8>, u32)> {
+/// A guest, its input, and how often it is called in a round.
+struct Case {
+    name: &'static str,
+    parts: Parts,
+    input: &'static str,
+    calls: u32,
+}
+
+fn cases(folder: &Path) -> Vec<Case> {
     let next = "(local.set $x (i64.add (i64.mul (local.get $x) (i64.const 6364136223846793005)) (i64.const 1442695040888963407)))";
     let until = |count: u32| {
         format!("(br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const {count})))")
@@ -70,13 +107,38 @@ fn guests() -> Vec<(&'static str, Vec<u8>, u32)> {
         "(loop $l (drop (memory.grow (i32.const 1))) (i64.store (i32.mul (i32.sub (memory.size) (i32.const 1)) (i32.const 65536)) (i64.const 1)) {})",
         until(64)
     ));
-    vec![
+    let copies = |count, bytes: u32| {
+        predict(&format!(
+            "(drop (memory.grow (i32.const 32)))
+             (loop $l (memory.copy (i32.const 1100000) (i32.const 65536) (i32.const {bytes})) {})",
+            until(count)
+        ))
+    };
+    let guests = [
         ("whole call of a trivial component", component("", ""), 1000),
         ("loop of nothing but its own counting", component("", &tight), 1),
         ("loop of eight multiplications", component("", &work), 1),
         ("64 growths of memory, a page each", component("", &grow), 100),
+        ("100,000 copies of 16 bytes", component("", &copies(100_000, 16)), 10),
+        ("100 copies of a mebibyte", component("", &copies(100, 1 << 20)), 10),
         ("10,000 eager ops of one byte", component(TENSORS, &ops), 1),
-    ]
+    ];
+    let mut cases: Vec<_> = guests
+        .into_iter()
+        .map(|(name, wasm, calls)| Case {
+            name,
+            parts: alone(folder, name, &wasm),
+            input: r#"{"a":1}"#,
+            calls,
+        })
+        .collect();
+    cases.push(Case {
+        name: "MiniLM: a sentence into an embedding",
+        parts: plugin("minilm"),
+        input: r#"{"text":"A cat sits on the mat."}"#,
+        calls: 10,
+    });
+    cases
 }
 
 fn cpu() -> Duration {
@@ -84,16 +146,16 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
 }
 
-fn round(guest: &Guest, calls: u32) -> f64 {
+fn round(guest: &Guest, Case { input, calls, .. }: &Case) -> f64 {
     let started = cpu();
-    for _ in 0..calls {
+    for _ in 0..*calls {
         let call = Call {
-            input: r#"{"a":1}"#.to_owned(),
+            input: (*input).to_owned(),
             ..Call::default()
         };
         guest.call(call).result.unwrap();
     }
-    (cpu() - started).as_secs_f64() / f64::from(calls)
+    (cpu() - started).as_secs_f64() / f64::from(*calls)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -111,20 +173,18 @@ fn measure() {
         Engine::new(config("on")).unwrap(),
         Engine::unguarded(config("off")).unwrap(),
     );
-    for (name, wasm, calls) in guests() {
-        let both = (
-            open(folder.path(), &on, name, &wasm),
-            open(folder.path(), &off, name, &wasm),
-        );
-        round(&both.0, calls);
-        round(&both.1, calls);
+    for case in cases(folder.path()) {
+        let both = (open(&on, &case.parts), open(&off, &case.parts));
+        round(&both.0, &case);
+        round(&both.1, &case);
         let rounds: Vec<_> = (0..ROUNDS)
-            .map(|_| (round(&both.0, calls), round(&both.1, calls)))
+            .map(|_| (round(&both.0, &case), round(&both.1, &case)))
             .collect();
         let ratio = median(rounds.iter().map(|(on, off)| on / off).collect());
         let us = |pick: fn(&(f64, f64)) -> f64| 1e6 * median(rounds.iter().map(pick).collect());
         println!(
-            "{name}: {:.2} us with limits, {:.2} us without: {ratio:.3} x",
+            "{}: {:.2} us with limits, {:.2} us without: {ratio:.3} x",
+            case.name,
             us(|r| r.0),
             us(|r| r.1)
         );

@@ -11,7 +11,7 @@
 //! | 5 a loop in a destructor | `a_destructor_that_loops_is_stopped_at_the_deadline`, `a_destructor_that_loops_is_not_run_for_what_a_guest_left_behind` |
 //! | 6 a loop after the return | `a_post_return_that_loops_is_stopped_at_the_deadline` |
 //! | 7 a slow drip | `a_guest_that_calls_the_host_forever_is_stopped` |
-//! | 8 bulk fills and copies | `bulk_fills_and_copies_in_a_loop_are_stopped` |
+//! | 8 bulk fills and copies | `bulk_fills_and_copies_in_a_loop_are_stopped`, `an_instruction_over_much_memory_is_looked_at_in_the_middle` |
 //! | 9 sleeps and polls | `a_sleeping_guest_ends_with_its_deadline`, `a_poll_on_nothing_ends_the_sandbox`, `a_guest_that_floods_sleeps_is_ended` |
 //! | 10 recursion | `a_guest_that_recurses_without_end_is_stopped` |
 //! | 11 recursion through the host | `a_recursion_through_the_host_is_stopped` |

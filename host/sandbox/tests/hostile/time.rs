@@ -103,6 +103,68 @@ fn bulk_fills_and_copies_in_a_loop_are_stopped() {
 }
 
 #[test]
+fn an_instruction_over_much_memory_is_looked_at_in_the_middle() {
+    for op in [
+        "(memory.fill (i32.const 262144) (i32.const 7) (i32.const 250000000))",
+        "(memory.copy (i32.const 262144) (i32.const 251000000) (i32.const 250000000))",
+    ] {
+        let host = Host::new();
+        let body = format!(
+            "(func $predict (param $p i32) (param $n i32) (result i32)
+               (drop (memory.grow (i32.const 8000))) {op} (call $ok (local.get $p) (local.get $n)))"
+        );
+        let wide = Limits {
+            timeout_ms: 60_000,
+            memory_bytes: 1 << 30,
+            ..limits()
+        };
+        let parts = host.parts(&fixtures::component("", &body), wide);
+        let (guest, _) = host.try_open(&parts).unwrap();
+        let thread = std::thread::Builder::new().stack_size(maquette_sandbox::STACK_BYTES);
+        let passes = move || {
+            let passed = Rc::new(Cell::new(0));
+            let at_gate = Rc::clone(&passed);
+            maquette_tensor::gate::wait_at(Box::new(move |_| {
+                at_gate.set(at_gate.get() + 1);
+                Duration::ZERO
+            }));
+            let call = Call {
+                input: "{}".to_owned(),
+                ..Call::default()
+            };
+            guest.call(call).result.map(|_| passed.get())
+        };
+        // It takes ten ticks and more; the last look is when the sandbox is taken down.
+        let passed = thread.spawn(passes).unwrap().join().unwrap().unwrap();
+        assert!(passed > 3, "{op}: {passed}");
+        well(&host);
+    }
+}
+
+#[test]
+fn a_fill_or_copy_beyond_the_memory_is_told_by_its_name_and_place() {
+    for name in ["memory.fill", "memory.copy"] {
+        let body = format!(
+            "(func $reaches_out (param $from i32)
+               ({name} (local.get $from) (i32.const 0) (i32.const 1000000)))
+             (func $predict (param i32 i32) (result i32) (call $reaches_out (i32.const 0)) unreachable)"
+        );
+        let host = Host::new();
+        let (failure, _) = predict(&host, "", &body);
+        let detail =
+            format!("cause: wasm trap: out of bounds memory access\n  0: {name}\n  1: reaches_out\n  2: predict\n");
+        assert_eq!(
+            told(&failure),
+            (
+                Code::Internal,
+                "the model stopped: wasm trap: out of bounds memory access",
+                Some(&*detail)
+            )
+        );
+    }
+}
+
+#[test]
 fn an_input_that_blows_up_a_pattern_is_stopped_and_others_are_served() {
     // What matching `(x|x)*` backwards does: each character doubles the work.
     let body = "(func $match (param $left i32) (result i32)
