@@ -1,4 +1,5 @@
-//! How much memory there is for this server: the machine's, or less if the server is confined to less (cgroup v2).
+//! How much memory there is for this server: the machine's, or less if the server is confined to less, by control groups of either
+//! version.
 
 use std::fs::read_to_string;
 use std::path::Path;
@@ -7,11 +8,8 @@ use std::path::Path;
 pub(crate) fn memory() -> Option<u64> {
     let machine = read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let groups = read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limit = |group: &Path| {
-        let group = group.strip_prefix("/").ok()?;
-        read_to_string(Path::new("/sys/fs/cgroup").join(group).join("memory.max")).ok()
-    };
-    machine.into_iter().chain(confined(&groups, limit)).min()
+    let confined = confined(&groups, |file| read_to_string(file).ok());
+    machine.into_iter().chain(confined).min()
 }
 
 /// The memory of a machine.
@@ -22,11 +20,24 @@ fn total(meminfo: &str) -> Option<u64> {
 }
 
 /// The least limit of a process's group and those around it. A container sees its own group as the root of all, whatever its path says.
-fn confined(groups: &str, limit: impl Fn(&Path) -> Option<String>) -> Option<u64> {
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let limits = Path::new(own)
-        .ancestors()
-        .filter_map(|group| limit(group)?.trim().parse().ok());
+/// Without a limit the first version tells a number that no machine has.
+fn confined(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let limits = groups.lines().filter_map(|line| {
+        let (_, line) = line.split_once(':')?;
+        let (controllers, own) = line.split_once(':')?;
+        let (root, file) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", "memory.max")
+        } else if controllers.split(',').any(|controller| controller == "memory") {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        } else {
+            return None;
+        };
+        let limit = |group: &Path| {
+            let folder = Path::new(root).join(group.strip_prefix("/").ok()?);
+            read(&folder.join(file))?.trim().parse().ok()
+        };
+        Path::new(own).ancestors().filter_map(limit).min()
+    });
     limits.min()
 }
 
@@ -52,13 +63,14 @@ mod tests {
 
     #[test]
     fn a_server_has_what_its_group_and_those_around_it_leave_it() {
-        let limit = |group: &Path| {
-            let limit = match group.to_str().unwrap() {
-                "/" => return None,
-                "/a" => "5000\n",
-                "/a/b" => "max\n",
-                "/a/b/c" => "7000\n",
-                other => panic!("{other}"),
+        let limit = |file: &Path| {
+            let limit = match file.to_str().unwrap() {
+                "/sys/fs/cgroup/a/memory.max" => "5000\n",
+                "/sys/fs/cgroup/a/b/memory.max" => "max\n",
+                "/sys/fs/cgroup/a/b/c/memory.max" => "7000\n",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes" => "9223372036854771712\n",
+                "/sys/fs/cgroup/memory/x/memory.limit_in_bytes" => "6000\n",
+                _ => return None,
             };
             Some(limit.to_owned())
         };
@@ -66,7 +78,10 @@ mod tests {
             ("0::/a/b/c\n", Some(5000)),
             ("12:cpu:/x\n0::/a/b\n", Some(5000)),
             ("0::/\n", None),
-            ("12:memory:/x\n", None),
+            ("12:cpu,memory:/x/y\n11:name=systemd:/\n0::/\n", Some(6000)),
+            ("12:memory:/x\n0::/a\n", Some(5000)),
+            ("12:memory:/\n", Some(9_223_372_036_854_771_712)),
+            ("12:memories:/x\n", None),
             ("", None),
         ] {
             assert_eq!(confined(groups, limit), least, "{groups}");

@@ -17,7 +17,7 @@ use crate::http::cards::too_many_models;
 use crate::names::{VersionId, check_alias};
 use crate::prepare::PrepareError;
 use crate::problem::Problem;
-use crate::run::CancelOnDrop;
+use crate::run::{CROWDED, CancelOnDrop};
 use crate::schema::Schema;
 use crate::store::NewVersion;
 use crate::store::registry::Creation;
@@ -60,6 +60,8 @@ struct Failed {
     /// The words for programs.
     code: &'static str,
     message: String,
+    /// In how many seconds it may work, if it is a matter of time.
+    retry_after: Option<u64>,
     /// Further members of the problem.
     extra: Vec<(&'static str, Value)>,
 }
@@ -71,6 +73,7 @@ impl Failed {
             status: StatusCode::UNPROCESSABLE_ENTITY,
             code: "publish-failed",
             message: message.into(),
+            retry_after: None,
             extra: Vec::new(),
         }
     }
@@ -80,6 +83,16 @@ impl Failed {
         Self {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             ..Self::new(step, "the server failed; its operator finds the cause in the log")
+        }
+    }
+
+    /// A case met a machine whose memory other calls hold: nothing is wrong with the version.
+    fn crowded(message: String) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: "busy",
+            retry_after: Some(CROWDED),
+            ..Self::new("cases", message)
         }
     }
 
@@ -123,6 +136,9 @@ pub(crate) async fn publish(app: &Arc<App>, request: Request) -> Result<Publishe
             let detail = format!("{}: {}", failed.step, failed.message);
             let mut problem =
                 Problem::new(failed.status, "Publish failed", failed.code, detail).with("step", failed.step.into());
+            if let Some(seconds) = failed.retry_after {
+                problem = problem.retry_after(seconds);
+            }
             for (member, value) in failed.extra {
                 problem = problem.with(member, value);
             }
@@ -383,7 +399,10 @@ fn run_cases(guest: &Guest, input: &Schema, output: &Schema, cases: &[Case], can
     let mut failures = Vec::new();
     let mut logs = Vec::new();
     for case in cases {
-        if let Err(why) = run_case(guest, input, output, case, cancel, &mut logs) {
+        if let Err(Wrong { why, crowded }) = run_case(guest, input, output, case, cancel, &mut logs) {
+            if crowded {
+                return Err(Failed::crowded(format!("case `{}`: {why}", case.name)));
+            }
             failures.push(json!({"case": case.name, "why": why}));
             if failures.len() >= MAX_FAILURES || cancel.is_cancelled() {
                 break;
@@ -404,6 +423,19 @@ fn run_cases(guest: &Guest, input: &Schema, output: &Schema, cases: &[Case], can
     })
 }
 
+/// Why a case does not hold.
+struct Wrong {
+    why: String,
+    /// Whether it did not come so far, for want of memory that other calls hold.
+    crowded: bool,
+}
+
+impl From<String> for Wrong {
+    fn from(why: String) -> Self {
+        Self { why, crowded: false }
+    }
+}
+
 fn run_case(
     guest: &Guest,
     input: &Schema,
@@ -411,7 +443,7 @@ fn run_case(
     case: &Case,
     cancel: &Cancel,
     logs: &mut Vec<String>,
-) -> Result<(), String> {
+) -> Result<(), Wrong> {
     let listed = |what: &str, errors: Vec<crate::schema::FieldError>| {
         let errors = errors.iter().take(MAX_FAILURES).map(ToString::to_string);
         format!(
@@ -432,10 +464,13 @@ fn run_case(
     let outcome = guest.call(call);
     let made = outcome.result.map_err(|failure| {
         logs.extend(failure.detail.clone());
-        failure.to_string()
+        Wrong {
+            crowded: failure.crowded,
+            why: failure.to_string(),
+        }
     })?;
     let mut actual: Value = serde_json::from_str(&made.json).map_err(|e| e.to_string())?;
     files::embed(&mut actual, &made.files);
     output.check(&actual).map_err(|errors| listed("output", errors))?;
-    case.check(&actual).map_err(|mismatch| mismatch.to_string())
+    Ok(case.check(&actual).map_err(|mismatch| mismatch.to_string())?)
 }

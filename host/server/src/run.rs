@@ -29,7 +29,7 @@ use crate::store::now_ms;
 const LARGE_BODY: usize = 256 << 10;
 
 /// When to try again if other calls hold the memory that one needs, in seconds.
-const CROWDED: u64 = 5;
+pub(crate) const CROWDED: u64 = 5;
 
 /// Is told of what a call says while it runs, on the lane's thread.
 pub(crate) type Listener = Box<dyn FnMut(Event) + Send + Sync>;

@@ -221,11 +221,12 @@ impl Scope {
         description: &Description,
         files: &BTreeMap<String, Arc<WeightFile>>,
     ) -> Result<Arc<Program>, Error> {
-        let started = Instant::now();
+        let started = work::clock(Instant::now());
         let programs = self.runtime.programs();
         let go_on = &mut || self.control.check(Instant::now());
-        let program = programs.compile_while(&self.owner, description, files, go_on);
-        self.count(|stats| stats.load += started.elapsed());
+        let compile = || programs.compile_while(&self.owner, description, files, go_on);
+        let program = self.control.stoppable(compile);
+        self.count(|stats| stats.load += work::since(started));
         program
     }
 
@@ -239,9 +240,9 @@ impl Scope {
     /// # Errors
     /// As [`WeightStore::get`](crate::WeightStore::get).
     pub fn weight(&self, file: &WeightFile, name: &str, dtype: Option<DType>) -> Result<Tensor, Error> {
-        let started = Instant::now();
-        let tensor = self.runtime.weights().get(file, name, dtype);
-        self.count(|stats| stats.load += started.elapsed());
+        let started = work::clock(Instant::now());
+        let tensor = self.control.stoppable(|| self.runtime.weights().get(file, name, dtype));
+        self.count(|stats| stats.load += work::since(started));
         tensor
     }
 

@@ -6,17 +6,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ::safetensors::Dtype;
-use bytemuck::pod_collect_to_vec;
-use candle_core::Device;
+use bytemuck::{Pod, pod_collect_to_vec};
+use candle_core::{Device, WithDType};
 use half::{bf16, f16};
 use maquette_kernels::gemm::Packed;
 use maquette_kernels::quantized::{Format, Quantized};
+use maquette_kernels::stop;
 use maquette_ops::{DType, Error, MAX_RANK, Type, check_shape, nearest};
 use memmap2::Mmap;
 use smallvec::SmallVec;
 
 use crate::matrix::Matrix;
-use crate::tensor::{candle_dtype, dims, from_bytes, said};
+use crate::tensor::{dims, from_bytes, said};
 use crate::{gguf, safetensors};
 
 /// A tensor in a weight file.
@@ -264,25 +265,26 @@ impl WeightFile {
         let place = self.place(name)?;
         let shape = &self.tensors[place.index].shape;
         let bytes = self.bytes(place);
+        let ty = Type::new(dtype, shape.iter().copied());
+        if let Stored::Plain(_) = place.stored
+            && self.natural(name)? == dtype
+            && bytes.len() as u64 == ty.bytes()
+        {
+            return from_bytes(dtype, shape, bytes);
+        }
         let fail = |e: candle_core::Error| Error::internal(format!("weight `{name}`: {}", said(&e)));
-        let plain = |values: candle_core::Result<candle_core::Tensor>| values.map_err(fail);
-        let tensor = match place.stored {
-            Stored::Quantized(format) => {
-                let mut wide = vec![0.0; (Type::new(DType::F32, shape.iter().copied())).elements() as usize];
-                format.dequantize(bytes, &mut wide);
-                plain(candle_core::Tensor::from_vec(wide, dims(shape), &Device::Cpu))?
-            }
-            Stored::Plain(Dtype::F64) => {
-                let values = pod_collect_to_vec::<u8, f64>(bytes);
-                plain(candle_core::Tensor::from_vec(values, dims(shape), &Device::Cpu))?
-            }
-            Stored::Plain(Dtype::I32) => plain(integers(pod_collect_to_vec::<u8, i32>(bytes), dims(shape)))?,
-            Stored::Plain(Dtype::I16) => plain(integers(pod_collect_to_vec::<u8, i16>(bytes), dims(shape)))?,
-            Stored::Plain(Dtype::U16) => plain(integers(pod_collect_to_vec::<u8, u16>(bytes), dims(shape)))?,
-            Stored::Plain(Dtype::I8) => plain(integers(pod_collect_to_vec::<u8, i8>(bytes), dims(shape)))?,
-            Stored::Plain(_) => from_bytes(self.natural(name)?, shape, bytes)?,
-        };
-        tensor.to_dtype(candle_dtype(dtype)).map_err(fail)
+        let elements = ty.elements() as usize;
+        let stored = place.stored;
+        match dtype {
+            DType::F32 => converted::<f32>(stored, bytes, elements),
+            DType::F16 => converted::<f16>(stored, bytes, elements),
+            DType::BF16 => converted::<bf16>(stored, bytes, elements),
+            DType::U8 => converted::<u8>(stored, bytes, elements),
+            DType::U32 => converted::<u32>(stored, bytes, elements),
+            DType::I64 => converted::<i64>(stored, bytes, elements),
+        }
+        .and_then(|flat| flat.reshape(dims(shape)))
+        .map_err(fail)
     }
 
     /// How many bytes [`WeightFile::matrix`] takes, if the tensor can be one.
@@ -306,18 +308,22 @@ impl WeightFile {
             return Err(Error::shape(format!("weight `{name}` is no matrix")));
         };
         let bytes = self.bytes(place);
-        let packed = |wide: &[f32]| Matrix::Plain(Packed::from_rows(wide, n, k));
+        let made = |row: &(dyn Fn(usize, &mut [f32]) + Sync)| Matrix::Plain(Packed::from_made_rows(n, k, row));
         Ok(match place.stored {
             Stored::Quantized(format) => match Quantized::from_rows(format, bytes, n, k) {
                 Some(matrix) => Matrix::Quantized(matrix),
                 None => return Err(Error::internal(format!("weight `{name}` is not whole blocks"))),
             },
             Stored::Plain(Dtype::F32) => match bytemuck::try_cast_slice::<u8, f32>(bytes) {
-                Ok(wide) => packed(wide),
-                Err(_) => packed(&pod_collect_to_vec::<u8, f32>(bytes)),
+                Ok(wide) => Matrix::Plain(Packed::from_rows(wide, n, k)),
+                Err(_) => made(&|row, out| widen(&bytes[4 * row * k..][..4 * k], out, f32::from_le_bytes)),
             },
-            Stored::Plain(Dtype::F16) => packed(&widened(bytes, |b| f16::from_le_bytes(b).to_f32())),
-            Stored::Plain(Dtype::BF16) => packed(&widened(bytes, |b| bf16::from_le_bytes(b).to_f32())),
+            Stored::Plain(Dtype::F16) => made(&|row, out| {
+                widen(&bytes[2 * row * k..][..2 * k], out, |b| f16::from_le_bytes(b).to_f32());
+            }),
+            Stored::Plain(Dtype::BF16) => made(&|row, out| {
+                widen(&bytes[2 * row * k..][..2 * k], out, |b| bf16::from_le_bytes(b).to_f32());
+            }),
             Stored::Plain(other) => return Err(Error::dtype(format!("weight `{name}` is stored as {other:?}"))),
         })
     }
@@ -362,17 +368,57 @@ impl WeightFile {
     }
 }
 
-fn widen(bytes: &[u8], out: &mut [f32], wide: impl Fn([u8; 2]) -> f32) {
+fn widen<const N: usize>(bytes: &[u8], out: &mut [f32], wide: impl Fn([u8; N]) -> f32) {
     out.iter_mut()
-        .zip(bytes.as_chunks::<2>().0)
-        .for_each(|(x, half)| *x = wide(*half));
+        .zip(bytes.as_chunks::<N>().0)
+        .for_each(|(x, narrow)| *x = wide(*narrow));
 }
 
-fn widened(bytes: &[u8], wide: impl Fn([u8; 2]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<2>().0.iter().map(|half| wide(*half)).collect()
+/// Elements that are converted at once, between two looks whether to stop or to make way for others.
+const PART: usize = 64 << 10;
+
+/// Stored elements as those of another type, in one dimension.
+fn converted<T: WithDType>(stored: Stored, bytes: &[u8], elements: usize) -> candle_core::Result<candle_core::Tensor> {
+    let part = match stored {
+        Stored::Quantized(format) => PART / format.block() * format.bytes(),
+        Stored::Plain(dtype) => PART * dtype.bitsize() / 8,
+    };
+    let mut all = Vec::with_capacity(elements);
+    for bytes in bytes.chunks(part) {
+        stop::look();
+        all.extend(as_stored(stored, bytes)?.to_dtype(T::DTYPE)?.to_vec1::<T>()?);
+    }
+    candle_core::Tensor::from_vec(all, elements, &Device::Cpu)
 }
 
-fn integers<T: Into<i64>>(values: Vec<T>, dims: Vec<usize>) -> candle_core::Result<candle_core::Tensor> {
-    let values: Vec<i64> = values.into_iter().map(Into::into).collect();
-    candle_core::Tensor::from_vec(values, dims, &candle_core::Device::Cpu)
+/// Stored elements as the nearest type that tensors have, in one dimension.
+fn as_stored(stored: Stored, bytes: &[u8]) -> candle_core::Result<candle_core::Tensor> {
+    fn plain<T: Pod, U: WithDType>(
+        bytes: &[u8],
+        as_tensor: impl Fn(T) -> U,
+    ) -> candle_core::Result<candle_core::Tensor> {
+        let values: Vec<U> = pod_collect_to_vec::<u8, T>(bytes).into_iter().map(as_tensor).collect();
+        let len = values.len();
+        candle_core::Tensor::from_vec(values, len, &Device::Cpu)
+    }
+    match stored {
+        Stored::Quantized(format) => {
+            let mut wide = vec![0.0_f32; bytes.len() / format.bytes() * format.block()];
+            format.dequantize(bytes, &mut wide);
+            let len = wide.len();
+            candle_core::Tensor::from_vec(wide, len, &Device::Cpu)
+        }
+        Stored::Plain(Dtype::F64) => plain(bytes, |x: f64| x),
+        Stored::Plain(Dtype::F32) => plain(bytes, |x: f32| x),
+        Stored::Plain(Dtype::F16) => plain(bytes, |x: f16| x),
+        Stored::Plain(Dtype::BF16) => plain(bytes, |x: bf16| x),
+        Stored::Plain(Dtype::U8 | Dtype::BOOL) => plain(bytes, |x: u8| x),
+        Stored::Plain(Dtype::U32) => plain(bytes, |x: u32| x),
+        Stored::Plain(Dtype::I64) => plain(bytes, |x: i64| x),
+        Stored::Plain(Dtype::I32) => plain(bytes, |x: i32| i64::from(x)),
+        Stored::Plain(Dtype::I16) => plain(bytes, |x: i16| i64::from(x)),
+        Stored::Plain(Dtype::U16) => plain(bytes, |x: u16| i64::from(x)),
+        Stored::Plain(Dtype::I8) => plain(bytes, |x: i8| i64::from(x)),
+        Stored::Plain(other) => candle_core::bail!("it is stored as {other:?}, which is not supported"),
+    }
 }

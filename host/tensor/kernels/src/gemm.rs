@@ -4,6 +4,9 @@
 //! The method is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), without packing the left
 //! side: it is read as it lies, a few rows at a time.
 
+use std::ops::Range;
+use std::sync::Mutex;
+
 use crate::lines::Lines;
 use crate::math;
 use crate::parallel;
@@ -37,20 +40,33 @@ impl Packed {
     /// If `weight` has not `n * k` elements.
     pub fn from_rows(weight: &[f32], n: usize, k: usize) -> Self {
         assert_eq!(weight.len(), n * k, "a weight of {n} x {k}");
+        Self::from_panels(n, k, |rows, panel| {
+            transpose(&weight[rows.start * k..rows.end * k], panel, k);
+        })
+    }
+
+    /// From a weight `[n, k]` whose rows have to be made: `row(at, elements)` writes all `k` elements of a row. Rows are made on several
+    /// threads, one at a time on each.
+    pub fn from_made_rows(n: usize, k: usize, row: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        Self::from_panels(n, k, |rows, panel| {
+            let mut made = vec![0.0; k];
+            for (j, at) in rows.enumerate() {
+                row(at, &mut made);
+                for (i, value) in made.iter().enumerate() {
+                    panel[i * NR + j] = *value;
+                }
+            }
+        })
+    }
+
+    /// `fill(rows, panel)` puts some rows into their panel, which is zero.
+    fn from_panels(n: usize, k: usize, fill: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Self {
         let mut panels = Lines::zeroed(Self::len(n, k) * 4);
-        let size = NR * k;
-        if size > 0 {
-            let rows = weight.chunks(NR * k.max(1));
-            let pairs: Vec<_> = panels
-                .floats_mut()
-                .chunks_mut(size)
-                .zip(rows)
-                .map(std::sync::Mutex::new)
-                .collect();
-            parallel(pairs.len(), (n * k) as u64, |p| {
-                if let Ok(mut pair) = pairs[p].lock() {
-                    let (panel, rows) = &mut *pair;
-                    transpose(rows, panel, k);
+        if k > 0 {
+            let each: Vec<_> = panels.floats_mut().chunks_mut(NR * k).map(Mutex::new).collect();
+            parallel(n.div_ceil(NR), (n * k) as u64, |p| {
+                if let Ok(mut panel) = each[p].lock() {
+                    fill(p * NR..n.min((p + 1) * NR), &mut panel);
                 }
             });
         }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use maquette_ops::program::{Description, Node, WeightRef, located};
+use maquette_kernels::stop;
+use maquette_ops::program::{Description, Node, located};
 use maquette_ops::{Attr, Cost, DType, Dim, Error, Op, OpId, OpSpec, Operand, Type, lookup, show, spec};
-use rayon::prelude::*;
 use smallvec::SmallVec;
 
 use super::fuse::{Chain, Fused, chains};
@@ -128,24 +128,16 @@ impl Known {
         if missing > 0 {
             make_room(missing);
         }
-        // Copying weights out of their files is most of a first call: every core takes part.
-        let load = |(value, file, weight, product): &(u32, &Arc<WeightFile>, &WeightRef, bool)| {
-            if *product && let Some(packed) = weights.matrix(file, &weight.name)? {
+        // Copying weights out of their files is most of a first call: each is copied by every core that is free, and between them the call
+        // may stop or make way for others.
+        for (value, file, weight, product) in loads {
+            stop::look();
+            if product && let Some(packed) = weights.matrix(file, &weight.name)? {
                 let ty = Type::new(weight.dtype, weight.shape.iter().copied());
-                return Ok((*value, Bound::Right(Right { weight: packed, ty })));
-            }
-            let tensor = weights.get(file, &weight.name, Some(weight.dtype))?;
-            Ok((*value, Bound::Tensor(tensor)))
-        };
-        // But none may wait for a device's thread, which may itself wait for a core.
-        let loaded: Result<Vec<_>, Error> = match weights.executor() {
-            None => loads.par_iter().map(load).collect(),
-            Some(_) => loads.iter().map(load).collect(),
-        };
-        for (value, bound) in loaded? {
-            match bound {
-                Bound::Right(right) => drop(self.rights.insert(value, right)),
-                Bound::Tensor(tensor) => drop(self.bound.insert(value, tensor)),
+                self.rights.insert(value, Right { weight: packed, ty });
+            } else {
+                let tensor = weights.get(file, &weight.name, Some(weight.dtype))?;
+                self.bound.insert(value, tensor);
             }
         }
         Ok(())
@@ -277,12 +269,6 @@ impl Known {
         }
         program
     }
-}
-
-/// A weight in the form that the program uses.
-enum Bound {
-    Tensor(Tensor),
-    Right(Right),
 }
 
 /// What a node does with an input.
