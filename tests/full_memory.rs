@@ -5,6 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use maquette_package::Digest;
 use serde_json::{Value, json};
 use support::guests;
 use support::http::{Client, Reply};
@@ -45,6 +46,23 @@ fn wait_for(admin: &mut Client, holds: char) {
 
 fn call(client: &mut Client, what: char, mib: u64) -> Reply {
     client.post(RUN, &json!({"a": format!("{what}{mib:03}")})).unwrap()
+}
+
+/// What publishes the holder once more, with a case that takes [`HELD_MIB`]. Its blobs are sent.
+fn cased(admin: &mut Client) -> Value {
+    let input = json!({"a": format!("m{HELD_MIB:03}")});
+    let case =
+        json!({"name": "much", "description": "", "input": input, "output": input, "tolerance": 1e-5}).to_string();
+    let component = guests::holder();
+    let blob = |bytes: &[u8]| json!({"sha256": Digest::of(bytes).to_string(), "size": bytes.len()});
+    let sent = format!("/v1/blobs/{}", Digest::of(case.as_bytes()));
+    let sent = admin.send("PUT", &sent, &[], case.as_bytes()).unwrap();
+    assert_eq!(sent.status, 201, "{sent:?}");
+    let manifest = json!({
+        "schema": 1, "name": "cased", "version": "1.0.0", "limits": {"timeout_ms": 60_000},
+        "component": blob(&component), "cases": [blob(case.as_bytes())],
+    });
+    json!({"manifest": manifest, "aliases": ["latest"]})
 }
 
 #[test]
@@ -100,6 +118,21 @@ fn calls_that_want_more_than_there_is_are_told_to_come_again_and_what_was_held_i
         assert!(ended["error"].as_str().unwrap().contains("memory is full"), "{ended}");
         assert_eq!(first.join().unwrap().status, 200);
     });
+    // So does a publish whose case finds no room: nothing is wrong with the version.
+    let cased = cased(&mut admin);
+    let publish = |admin: &mut Client| admin.post("/v1/models/me/cased/versions", &cased).unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| call(&mut a, 'h', HELD_MIB));
+        wait_for(&mut admin, 'h');
+        let refused = publish(&mut admin);
+        assert_eq!(refused.status, 503, "{refused:?}");
+        let body = refused.json();
+        assert_eq!((&body["code"], &body["step"]), (&json!("busy"), &json!("cases")));
+        assert!(body["detail"].as_str().unwrap().contains("memory is full"), "{body}");
+        assert!(refused.header("retry-after").is_some(), "{refused:?}");
+        assert_eq!(first.join().unwrap().status, 200);
+    });
+    assert_eq!(publish(&mut admin).status, 201, "there is room again");
     let version = admin.get("/v1/models/me/holder/versions/latest").unwrap().json();
     assert_eq!(version["quarantine"], Value::Null);
     // What could not be had of an empty machine either is the call's own fault.
