@@ -107,20 +107,35 @@ fn cases(folder: &Path) -> Vec<Case> {
         "(loop $l (drop (memory.grow (i32.const 1))) (i64.store (i32.mul (i32.sub (memory.size) (i32.const 1)) (i32.const 65536)) (i64.const 1)) {})",
         until(64)
     ));
-    let copies = |count, bytes: u32| {
+    let copies = |count, length: &str| {
         predict(&format!(
-            "(drop (memory.grow (i32.const 32)))
-             (loop $l (memory.copy (i32.const 1100000) (i32.const 65536) (i32.const {bytes})) {})",
+            "(drop (memory.grow (i32.const 600)))
+             (loop $l (memory.copy (i32.const 20000000) (i32.const 65536) {length}) {})",
             until(count)
         ))
     };
+    // The compiler cannot know it.
+    let sixteen = "(i32.add (i32.const 15) (i32.ne (local.get $n) (i32.const 0)))";
     let guests = [
         ("whole call of a trivial component", component("", ""), 1000),
         ("loop of nothing but its own counting", component("", &tight), 1),
         ("loop of eight multiplications", component("", &work), 1),
         ("64 growths of memory, a page each", component("", &grow), 100),
-        ("100,000 copies of 16 bytes", component("", &copies(100_000, 16)), 10),
-        ("100 copies of a mebibyte", component("", &copies(100, 1 << 20)), 10),
+        (
+            "100,000 copies of 16 bytes",
+            component("", &copies(100_000, "(i32.const 16)")),
+            10,
+        ),
+        (
+            "100,000 copies of 16 bytes, computed",
+            component("", &copies(100_000, sixteen)),
+            10,
+        ),
+        (
+            "ten copies of 16 MiB",
+            component("", &copies(10, "(i32.const 16777216)")),
+            1,
+        ),
         ("10,000 eager ops of one byte", component(TENSORS, &ops), 1),
     ];
     let mut cases: Vec<_> = guests

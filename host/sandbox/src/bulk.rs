@@ -3,27 +3,26 @@
 //! Whether a guest has to stop or to stand back is looked at in loops and where functions begin. One such instruction over a gigabyte
 //! would go on for half a second after its deadline, or beside whoever goes first.
 //!
-//! Each instruction becomes a call of a function that is added to its module; other functions keep their indices, and where a call
-//! is no longer than the instruction, their code keeps its place. A guest cannot tell the difference: where a piece does not fit
-//! into the memory it traps, as it would have, and nobody sees what pieces before that have written, for the instance is never entered
-//! again.
+//! Where an instruction has more than a piece to do, a function is called in its place that is added to its module; other functions keep
+//! their indices. A guest cannot tell the difference: where a piece does not fit into the memory it traps, as it would have, and nobody
+//! sees what pieces before that have written, for the instance is never entered again.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use wasm_encoder::{BlockType, Encode as _, Function, InstructionSink, RawSection, Section as _};
+use wasm_encoder::{BlockType, Encode as _, Function, InstructionSink, RawSection, Section as _, ValType};
 use wasmparser::{
-    BinaryReader, CodeSectionReader, DataSectionReader, FunctionSectionReader, ImportSectionReader, Operator, TypeRef,
-    TypeSectionReader,
+    BinaryReader, CodeSectionReader, CompositeInnerType, DataSectionReader, FunctionSectionReader, ImportSectionReader,
+    Operator, TypeRef, TypeSectionReader,
 };
 
 use crate::error::Error;
 use crate::imports::malformed;
 use crate::limits::{MAX_MEMORIES, MAX_MEMORY_BYTES};
 
-/// The most that one instruction moves, in bytes: some 50 us of work on fresh memory.
-const PIECE: u32 = 256 << 10;
+/// The most that one instruction moves, in bytes: some 0.2 ms of work on fresh memory. In smaller pieces large copies cost more.
+const PIECE: u32 = 1 << 20;
 
 // Addresses that grow by pieces meet the end of the memory before they wrap around.
 const _: () = assert!(MAX_MEMORY_BYTES + (PIECE as u64) < 1 << 32);
@@ -46,8 +45,9 @@ const FUNCTIONS: u8 = 3;
 const CODE: u8 = 10;
 const DATA: u8 = 11;
 
-/// The type of what is added: `(func (param i32 i32 i32))`.
-const OPERANDS: [u8; 6] = [0x60, 3, 0x7f, 0x7f, 0x7f, 0];
+/// The types that are added: that of the functions, `(func (param i32 i32 i32))`, and that of the branch before them, which has the length
+/// in a local: `(func (param i32 i32))`.
+const ADDED_TYPES: [u8; 11] = [0x60, 3, 0x7f, 0x7f, 0x7f, 0, 0x60, 2, 0x7f, 0x7f, 0];
 
 /// The part of the custom section `name` that names functions.
 const FUNCTION_NAMES: u8 = 1;
@@ -136,9 +136,11 @@ fn joined<'a>(original: &[u8], sections: impl IntoIterator<Item = (u8, Cow<'a, [
 /// What is said of a module elsewhere than in its code.
 #[derive(Default)]
 struct Declared {
-    types: u32,
-    /// Functions, imported ones among them.
-    functions: u32,
+    /// How many parameters each type has, if it is a function's.
+    types: Vec<u32>,
+    imported: u32,
+    /// The types of functions that are not imported.
+    functions: Vec<u32>,
     /// Sizes of the data segments.
     data: Vec<usize>,
 }
@@ -151,17 +153,24 @@ impl Declared {
             match section.id {
                 TYPES => {
                     for group in TypeSectionReader::new(reader)? {
-                        declared.types += u32::try_from(group?.types().len()).unwrap_or(u32::MAX);
+                        for of in group?.types() {
+                            let params = match &of.composite_type.inner {
+                                CompositeInnerType::Func(func) => func.params().len(),
+                                _ => 0,
+                            };
+                            declared.types.push(u32::try_from(params).unwrap_or(u32::MAX));
+                        }
                     }
                 }
                 IMPORTS => {
                     for import in ImportSectionReader::new(reader)?.into_imports() {
-                        declared.functions += u32::from(matches!(import?.ty, TypeRef::Func(_) | TypeRef::FuncExact(_)));
+                        declared.imported += u32::from(matches!(import?.ty, TypeRef::Func(_) | TypeRef::FuncExact(_)));
                     }
                 }
                 FUNCTIONS => {
-                    let count = FunctionSectionReader::new(reader)?.count();
-                    declared.functions = declared.functions.saturating_add(count);
+                    for of in FunctionSectionReader::new(reader)? {
+                        declared.functions.push(of?);
+                    }
                 }
                 DATA => {
                     for segment in DataSectionReader::new(reader)? {
@@ -172,6 +181,23 @@ impl Declared {
             }
         }
         Ok(declared)
+    }
+
+    /// How many types there are: the index of the first that is added.
+    fn new_type(&self) -> u32 {
+        u32::try_from(self.types.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The index of the first function that is added.
+    fn new_function(&self) -> u32 {
+        let own = u32::try_from(self.functions.len()).unwrap_or(u32::MAX);
+        self.imported.saturating_add(own)
+    }
+
+    /// How many parameters the function with a body has, by the body's place.
+    fn params(&self, body: usize) -> u32 {
+        let of = self.functions.get(body).and_then(|of| self.types.get(*of as usize));
+        of.copied().unwrap_or(0)
     }
 
     /// The instruction to divide, if this is one. A data segment of no more than a piece needs no dividing, and what more memories
@@ -226,13 +252,13 @@ fn divide_module(module: &[u8], at: usize) -> Read<Cow<'_, [u8]>> {
     let sections = sections(module, at)?;
     let declared = Declared::of(&sections)?;
     let mut added = Added {
-        first: declared.functions,
+        first: declared.new_function(),
         functions: BTreeMap::new(),
     };
-    let (mut code, mut stays) = (Vec::new(), true);
+    let mut code = Vec::new();
     // A module with more than one is not valid.
     for section in sections.iter().filter(|section| section.id == CODE) {
-        (code, stays) = divide_code(section, &declared, &mut added)?;
+        code = divide_code(section, &declared, &mut added)?;
     }
     if added.functions.is_empty() {
         return Ok(Cow::Borrowed(module));
@@ -241,11 +267,11 @@ fn divide_module(module: &[u8], at: usize) -> Read<Cow<'_, [u8]>> {
     for section in sections {
         let content = section.content;
         let content = match section.id {
-            TYPES => Cow::Owned(with_more(content, 1, &OPERANDS)?),
+            TYPES => Cow::Owned(with_more(content, 2, &ADDED_TYPES)?),
             FUNCTIONS => {
                 let mut types = Vec::new();
                 for _ in 0..added.count() {
-                    declared.types.encode(&mut types);
+                    declared.new_type().encode(&mut types);
                 }
                 Cow::Owned(with_more(content, added.count(), &types)?)
             }
@@ -260,7 +286,7 @@ fn divide_module(module: &[u8], at: usize) -> Read<Cow<'_, [u8]>> {
                 // Nobody minds names that cannot be read.
                 "name" => with_names(content, &added).map_or(Cow::Borrowed(content), Cow::Owned),
                 // They tell places in code that has moved: nothing is better than something wrong.
-                name if !stays && (name.starts_with(".debug_") || name.starts_with("metadata.code.")) => continue,
+                name if name.starts_with(".debug_") || name.starts_with("metadata.code.") => continue,
                 _ => Cow::Borrowed(content),
             },
             _ => Cow::Borrowed(content),
@@ -270,56 +296,81 @@ fn divide_module(module: &[u8], at: usize) -> Read<Cow<'_, [u8]>> {
     Ok(Cow::Owned(joined(module, parts)))
 }
 
-/// The code section with calls instead of instructions, and whether all other code is where it was.
-fn divide_code(section: &Section<'_>, declared: &Declared, added: &mut Added) -> Read<(Vec<u8>, bool)> {
+/// The code section with what may take long divided.
+fn divide_code(section: &Section<'_>, declared: &Declared, added: &mut Added) -> Read<Vec<u8>> {
     let reader = CodeSectionReader::new(section.reader())?;
     let mut bytes = Vec::with_capacity(section.content.len());
     reader.count().encode(&mut bytes);
-    let mut stays = true;
-    for body in reader {
+    for (number, body) in reader.into_iter().enumerate() {
         let body = body?;
-        let calls = calls(&body, declared, added)?;
+        let found = found(&body, declared, added)?;
         let (start, old) = (body.range().start, body.as_bytes());
-        let (mut new, mut done) = (Vec::with_capacity(old.len()), 0);
-        for (at, index) in calls {
+        if found.is_empty() {
+            old.encode(&mut bytes);
+            continue;
+        }
+        let mut new = Vec::with_capacity(old.len() + 24 * found.len());
+        let (length, mut done) = with_local(&body, declared.params(number), &mut new)?;
+        for (at, bulk, function) in found {
             new.extend_from_slice(&old[done..at.start - start]);
-            call(index, at.len(), &mut new);
+            bulk.branch(length, declared.new_type() + 1, function, &mut new);
             done = at.end - start;
         }
         new.extend_from_slice(&old[done..]);
-        stays &= new.len() == old.len();
         new.encode(&mut bytes);
     }
-    Ok((bytes, stays))
+    Ok(bytes)
 }
 
-/// Where a function has instructions to divide, and which function each has to call.
-fn calls(
+/// Writes the locals of a function and one more of type `i32`. The index of that, and where the code begins in the old body.
+fn with_local(body: &wasmparser::FunctionBody<'_>, params: u32, new: &mut Vec<u8>) -> Read<(u32, usize)> {
+    let mut locals = body.get_locals_reader()?;
+    let mut index = params;
+    let groups = locals.get_count();
+    groups.saturating_add(1).encode(new);
+    let first = locals.original_position();
+    for _ in 0..groups {
+        index = index.saturating_add(locals.read()?.0);
+    }
+    let (start, end) = (body.range().start, locals.original_position());
+    new.extend_from_slice(&body.as_bytes()[first - start..end - start]);
+    1_u32.encode(new);
+    ValType::I32.encode(new);
+    Ok((index, end - start))
+}
+
+/// Where a function has instructions to divide, and which function is to be called for each.
+fn found(
     body: &wasmparser::FunctionBody<'_>,
     declared: &Declared,
     added: &mut Added,
-) -> Read<Vec<(Range<usize>, u32)>> {
+) -> Read<Vec<(Range<usize>, Bulk, u32)>> {
     let mut reader = body.get_operators_reader()?;
-    let mut calls = Vec::new();
+    let mut found = Vec::new();
+    // The length is the last operand. If it is written there, and small, there is nothing to divide.
+    let mut short = false;
     while !reader.eof() {
         let (operator, start) = reader.read_with_offset()?;
-        if let Some(bulk) = declared.bulk(&operator) {
-            calls.push((start..reader.original_position(), added.index(bulk)));
+        if !short && let Some(bulk) = declared.bulk(&operator) {
+            found.push((start..reader.original_position(), bulk, added.index(bulk)));
         }
+        short = matches!(operator, Operator::I32Const { value } if value.cast_unsigned() <= PIECE);
     }
-    Ok(calls)
-}
-
-/// Writes `call index`, and instructions that do nothing up to the length of what it replaces.
-fn call(index: u32, length: usize, bytes: &mut Vec<u8>) {
-    let end = bytes.len() + length;
-    InstructionSink::new(bytes).call(index);
-    while bytes.len() < end {
-        InstructionSink::new(bytes).nop();
-    }
+    Ok(found)
 }
 
 impl Bulk {
+    /// Writes what is in the place of the instruction: most have no more than a piece to do, and are not to cost more than before.
+    fn branch(self, length: u32, operands: u32, function: u32, bytes: &mut Vec<u8>) {
+        let mut code = InstructionSink::new(bytes);
+        code.local_tee(length).i32_const(PIECE.cast_signed()).i32_gt_u();
+        code.if_(BlockType::FunctionType(operands));
+        code.local_get(length).call(function);
+        code.else_().local_get(length);
+        self.instruction(&mut code);
+        code.end();
+    }
+
     /// The function that does it piece by piece; its parameters are the instruction's operands.
     fn in_pieces(self) -> Function {
         const TO: u32 = 0;
@@ -328,13 +379,8 @@ impl Bulk {
         let mut function = Function::new([]);
         let mut code = function.instructions();
         let piece = PIECE.cast_signed();
-        // Most have no more than a piece to do.
-        let if_more = |code: &mut InstructionSink<'_>| {
-            code.local_get(LEFT).i32_const(piece).i32_gt_u().if_(BlockType::Empty);
-        };
         if let Self::Copy { .. } = self {
             // What overlaps and moves up is moved from its end.
-            if_more(&mut code);
             code.local_get(TO).local_get(FROM).i32_gt_u().if_(BlockType::Empty);
             code.loop_(BlockType::Empty);
             code.local_get(LEFT).i32_const(piece).i32_sub().local_set(LEFT);
@@ -343,9 +389,11 @@ impl Bulk {
             code.i32_const(piece);
             self.instruction(&mut code);
             code.local_get(LEFT).i32_const(piece).i32_gt_u().br_if(0);
-            code.end().end().end();
+            code.end();
+            code.local_get(TO).local_get(FROM).local_get(LEFT);
+            self.instruction(&mut code);
+            code.return_().end();
         }
-        if_more(&mut code);
         code.loop_(BlockType::Empty);
         code.local_get(TO).local_get(FROM).i32_const(piece);
         self.instruction(&mut code);
@@ -355,7 +403,7 @@ impl Bulk {
         }
         code.local_get(LEFT).i32_const(piece).i32_sub().local_tee(LEFT);
         code.i32_const(piece).i32_gt_u().br_if(0);
-        code.end().end();
+        code.end();
         code.local_get(TO).local_get(FROM).local_get(LEFT);
         self.instruction(&mut code);
         code.end();
