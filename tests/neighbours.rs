@@ -101,6 +101,7 @@ fn a_good_plugin_waits_for_no_hostile_call_beside_it() {
     };
     calls(&mut client, path, Duration::from_millis(500));
     let before = calls(&mut client, path, time);
+    let resident = serve.memory_kib("VmRSS");
     let (lead, begin) = (Duration::from_millis(500), Barrier::new(2));
     let (beside, done) = std::thread::scope(|scope| {
         let attacker = scope.spawn(|| {
@@ -133,6 +134,11 @@ fn a_good_plugin_waits_for_no_hostile_call_beside_it() {
             beside.1
         );
     }
+    println!(
+        "resident memory: {resident} KiB before, {} KiB at most, {} KiB after",
+        serve.memory_kib("VmHWM"),
+        serve.memory_kib("VmRSS")
+    );
     println!(
         "{} good calls alone, {} beside {} hostile calls of {} kinds",
         alone.took.len(),

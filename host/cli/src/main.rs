@@ -1,6 +1,5 @@
 //! The `maquette` binary: reads the command line, runs one command, and turns how it ended into an exit code.
 
-mod allocator;
 mod client;
 mod commands;
 mod failure;
@@ -90,8 +89,10 @@ enum Command {
     Prepare(commands::prepare::Args),
 }
 
+/// What the system's own allocator does about tens of megabytes, a tensor's, holds up every sandbox that is made meanwhile, and is kept by
+/// each thread for itself when they are freed.
 #[global_allocator]
-static ALLOCATOR: allocator::Allocator = allocator::Allocator;
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The variable by which candle and rayon are told how many threads to use.
 const THREADS: &str = "RAYON_NUM_THREADS";

@@ -15,7 +15,7 @@ use common::{read, runtime};
 use half::{bf16, f16};
 use maquette_tensor::ops::program::{Description, Input, Node, WeightRef};
 use maquette_tensor::ops::{Code, DType, Dim};
-use maquette_tensor::{Budget, Control, Device, Scope, gate};
+use maquette_tensor::{Budget, Control, Device, Scope, alone_while, gate};
 use safetensors::tensor::{Dtype, TensorView};
 
 /// A file of tensors: name, type, shape, bytes.
@@ -78,6 +78,8 @@ fn loading_is_left_when_the_call_has_to_stop_and_the_next_call_goes_on_where_it_
         ..Control::default()
     };
     let scope = Scope::new(Arc::clone(&runtime), Budget::new(1 << 30), control);
+    // As a call that makes way for others: it works alone, and passes its gate.
+    alone_while(Arc::new(AtomicBool::new(true)));
     // Its gate is passed between weights, and cancels it in the middle of them.
     let passed = Rc::new(Cell::new(0));
     let (at_gate, cancels) = (Rc::clone(&passed), Arc::clone(&cancelled));

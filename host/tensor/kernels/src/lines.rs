@@ -4,11 +4,17 @@
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
+use crate::gemm::Shared;
+use crate::parallel;
+
 /// Bytes of a line of the cache.
 const LINE: usize = 64;
 
 /// Bytes of a huge page.
 const HUGE: usize = 2 << 20;
+
+/// Floats that are zeroed at once.
+const ZEROED: usize = 64 << 10;
 
 /// Zeroed bytes that never move.
 #[derive(Debug)]
@@ -43,9 +49,16 @@ impl Lines {
             // SAFETY: the range is this allocation's own; the advice changes no contents. Where it is refused, nothing is lost.
             let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), layout.size(), advice) };
         }
-        // SAFETY: the memory is `layout.size()` bytes long.
-        unsafe { start.as_ptr().write_bytes(0, layout.size()) };
-        Self { start, layout }
+        let lines = Self { start, layout };
+        // The first write to memory takes longer than the later ones do: every thread that is free takes part.
+        let floats = layout.size() / 4;
+        let memory = Shared(start.as_ptr().cast());
+        parallel(floats.div_ceil(ZEROED), floats as u64, |piece| {
+            let from = piece * ZEROED;
+            // SAFETY: inside the memory, which is all lines; no other task has these floats.
+            unsafe { memory.at(from).write_bytes(0, ZEROED.min(floats - from)) };
+        });
+        lines
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use maquette_kernels::stop;
+use maquette_kernels::team::engaged;
 use maquette_ops::program::{Description, Node, located};
 use maquette_ops::{Attr, Cost, DType, Dim, Error, Op, OpId, OpSpec, Operand, Type, lookup, show, spec};
 use smallvec::SmallVec;
@@ -130,16 +131,19 @@ impl Known {
         }
         // Copying weights out of their files is most of a first call: each is copied by every core that is free, and between them the call
         // may stop or make way for others.
-        for (value, file, weight, product) in loads {
-            stop::look();
-            if product && let Some(packed) = weights.matrix(file, &weight.name)? {
-                let ty = Type::new(weight.dtype, weight.shape.iter().copied());
-                self.rights.insert(value, Right { weight: packed, ty });
-            } else {
-                let tensor = weights.get(file, &weight.name, Some(weight.dtype))?;
-                self.bound.insert(value, tensor);
+        engaged(|| {
+            for (value, file, weight, product) in loads {
+                stop::look();
+                if product && let Some(packed) = weights.matrix(file, &weight.name)? {
+                    let ty = Type::new(weight.dtype, weight.shape.iter().copied());
+                    self.rights.insert(value, Right { weight: packed, ty });
+                } else {
+                    let tensor = weights.get(file, &weight.name, Some(weight.dtype))?;
+                    self.bound.insert(value, tensor);
+                }
             }
-        }
+            Ok::<_, Error>(())
+        })?;
         Ok(())
     }
 
