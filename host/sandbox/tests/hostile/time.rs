@@ -146,7 +146,7 @@ fn a_fill_or_copy_beyond_the_memory_is_told_by_its_name_and_place() {
     for name in ["memory.fill", "memory.copy"] {
         let body = format!(
             "(func $reaches_out (param $from i32)
-               ({name} (local.get $from) (i32.const 0) (i32.const 1000000)))
+               ({name} (local.get $from) (i32.const 0) (i32.const 2000000)))
              (func $predict (param i32 i32) (result i32) (call $reaches_out (i32.const 0)) unreachable)"
         );
         let host = Host::new();
