@@ -15,8 +15,9 @@ const OPEN: usize = 16;
 /// What a version may leave for as long as it is published: its record, and its figures.
 const EACH_KIB: u64 = 16;
 
-/// What the server's own caches may still take when it has met its first versions.
-const SETTLING_KIB: u64 = 4 << 10;
+/// What the server's own caches may still take when it has met its first versions, and what the allocator keeps of each thread's: it
+/// settles within some rounds of openings, and stays there.
+const SETTLING_KIB: u64 = 12 << 10;
 
 /// How often every version is opened again; one that stayed open would take 56 KiB each time.
 const ROUNDS: usize = 6;
