@@ -89,8 +89,8 @@ enum Command {
     Prepare(commands::prepare::Args),
 }
 
-/// What the system's own allocator does about tens of megabytes, a tensor's, holds up every sandbox that is made meanwhile, and is kept by
-/// each thread for itself when they are freed.
+/// Not the system's: glibc's maps and unmaps tens of megabytes, tensors, under a lock that every new sandbox needs, and each of its arenas
+/// keeps what was freed.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -215,6 +215,9 @@ impl KvCache {
 
     /// Calls a function with the pages of a layer.
     pub(crate) fn with_pages<R>(&self, layer: usize, f: impl FnOnce(&[&Page]) -> R) -> Result<R, Error> {
+        if layer >= self.spec.layers as usize {
+            return Err(Error::internal("a layer of the cache is not there"));
+        }
         let layers = self.layers.borrow();
         let pages: Vec<&Page> = layers.get(layer).into_iter().flatten().map(|paid| &paid.page).collect();
         Ok(f(&pages))

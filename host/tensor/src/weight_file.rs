@@ -318,13 +318,10 @@ impl WeightFile {
                 Ok(wide) => Matrix::Plain(Packed::from_rows(wide, n, k)),
                 Err(_) => made(&|row, out| widen(&bytes[4 * row * k..][..4 * k], out, f32::from_le_bytes)),
             },
-            Stored::Plain(Dtype::F16) => made(&|row, out| {
-                widen(&bytes[2 * row * k..][..2 * k], out, |b| f16::from_le_bytes(b).to_f32());
-            }),
-            Stored::Plain(Dtype::BF16) => made(&|row, out| {
-                widen(&bytes[2 * row * k..][..2 * k], out, |b| bf16::from_le_bytes(b).to_f32());
-            }),
-            Stored::Plain(other) => return Err(Error::dtype(format!("weight `{name}` is stored as {other:?}"))),
+            Stored::Plain(other) => match self.wide_rows(name, k)? {
+                Some(row) => made(&row),
+                None => return Err(Error::dtype(format!("weight `{name}` is stored as {other:?}"))),
+            },
         })
     }
 

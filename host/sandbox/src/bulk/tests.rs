@@ -1,3 +1,5 @@
+//! Divided instructions run beside whole ones, and what of a component stays as it was.
+
 #![allow(clippy::unwrap_used)]
 use proptest::prelude::*;
 use wasmtime::{Engine, Instance, Module, Store, Trap};

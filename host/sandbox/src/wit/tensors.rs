@@ -10,9 +10,6 @@ use crate::bindings::TensorHandle;
 use crate::bindings::maquette::model::{tensors, types};
 use crate::state::{HostError, State};
 
-/// What uploads are called in refusals.
-const FROM_BYTES: &str = "tensors.tensor.from-bytes";
-
 /// Ops rarely have more inputs; those with more are looked up on the heap.
 const INLINE_INPUTS: usize = 4;
 
@@ -76,16 +73,9 @@ impl tensors::Host for State {
 }
 
 impl tensors::HostTensor for State {
-    // Never called: `link_uploads` puts another in its place.
-    fn from_bytes(
-        &mut self,
-        dtype: types::Dtype,
-        shape: Vec<u32>,
-        data: Vec<u8>,
-    ) -> Result<Resource<TensorHandle>, HostError> {
-        self.enter(FROM_BYTES)?;
-        let tensor = self.scope().from_bytes(dtype.into(), &shape, &data)?;
-        Ok(self.hand_out(tensor)?)
+    /// Nobody calls it: [`link_uploads`] puts another in its place.
+    fn from_bytes(&mut self, _: types::Dtype, _: Vec<u32>, _: Vec<u8>) -> Result<Resource<TensorHandle>, HostError> {
+        Err(wasmtime::format_err!("uploads are not linked").into())
     }
 
     fn shape(&mut self, this: Resource<TensorHandle>) -> wasmtime::Result<Vec<u32>> {
@@ -142,7 +132,7 @@ fn upload(
     data: &WasmList<u8>,
 ) -> Result<Resource<TensorHandle>, HostError> {
     let state = store.data_mut();
-    state.enter(FROM_BYTES)?;
+    state.enter("tensors.tensor.from-bytes")?;
     state.scope();
     let scope = store.data().scope_if_any().ok_or_else(|| stale("scope"))?;
     let tensor = scope.from_bytes(dtype.into(), &shape, data.as_le_slice(&*store))?;
